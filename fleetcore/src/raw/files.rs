@@ -1,0 +1,40 @@
+//! Files on one machine.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use super::OpContext;
+use crate::{FileInfo, Result, WriteOptions};
+
+/// A stream of bytes. An `Err` is the last item.
+pub type ByteStream = BoxStream<'static, Result<Bytes>>;
+
+/// Files on one machine. Paths are absolute or relative to the executor's home; where a root is set, nothing
+/// outside it can be reached, not even through a symbolic link.
+#[async_trait]
+pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
+    /// What a path is; symbolic links are followed.
+    async fn stat(&self, cx: &OpContext, path: &str) -> Result<FileInfo>;
+    /// Reads from byte `offset`, at most `len` bytes. Reading past the end gives an empty stream.
+    async fn read(&self, cx: &OpContext, path: &str, offset: u64, len: Option<u64>) -> Result<ByteStream>;
+    /// Writes a file. When `data` fails or the call is dropped, an atomic write leaves the old file untouched and
+    /// no temporary file.
+    async fn write(&self, cx: &OpContext, path: &str, opts: WriteOptions, data: ByteStream) -> Result<FileInfo>;
+    /// Entries of a directory by name; `path` of each is its name.
+    async fn list(&self, cx: &OpContext, path: &str) -> Result<Vec<FileInfo>>;
+    /// Makes a directory and those above it; an existing one is fine.
+    async fn create_dir(&self, cx: &OpContext, path: &str) -> Result<()>;
+    /// Renames; replaces an existing file.
+    async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()>;
+    /// Removes a file, or a directory: an empty one, or with all in it when `recursive`. `NotFound` if absent.
+    async fn remove(&self, cx: &OpContext, path: &str, recursive: bool) -> Result<()>;
+    /// A file or directory tree as an uncompressed tar stream; entry names are relative to `path`.
+    async fn read_tar(&self, cx: &OpContext, path: &str) -> Result<ByteStream>;
+    /// Unpacks an uncompressed tar stream into directory `path`, which is made if missing. Entries that are
+    /// absolute, climb out with `..`, or are devices are `InvalidInput`; nothing after them is written.
+    /// Returns the number of entries.
+    async fn write_tar(&self, cx: &OpContext, path: &str, data: ByteStream) -> Result<u64>;
+}

@@ -1,0 +1,25 @@
+//! Plain data: no I/O, no backend names, no wire formats.
+
+mod agent;
+mod command;
+mod file;
+mod identity;
+mod machine;
+mod session;
+mod target;
+
+pub use agent::*;
+pub use command::*;
+pub use file::*;
+pub use identity::*;
+pub use machine::*;
+pub use session::*;
+pub use target::*;
+
+use std::collections::BTreeMap;
+
+/// Labels, as in every orchestrator: free key-value pairs for people and frontends to filter by.
+pub type Labels = BTreeMap<String, String>;
+
+/// A JSON object.
+pub type Json = serde_json::Map<String, serde_json::Value>;
