@@ -1,0 +1,2 @@
+//! The `fleetcore` program.
+fn main() {}

@@ -1,0 +1,15 @@
+//! Run commands, open terminals and move files on every machine you have, streamed live.
+
+mod error;
+mod id;
+pub mod raw;
+mod sim;
+mod types;
+
+pub use error::{Error, ErrorKind, Result, Retry};
+pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
+pub use raw::{
+    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore, Layer,
+    OpContext, Provider, Session,
+};
+pub use types::*;

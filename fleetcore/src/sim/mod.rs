@@ -1,0 +1,3 @@
+//! What a backend without powers of its own gets on top of `spawn`.
+
+pub(crate) mod quote;

@@ -1,0 +1,1 @@
+//! One behaviour suite for every implementation of fleetcore's traits.
