@@ -1,15 +1,23 @@
 //! Run commands, open terminals and move files on every machine you have, streamed live.
 
 mod error;
+mod fleet;
 mod id;
+mod journal;
 pub mod raw;
 mod sim;
+mod supervisor;
 mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};
-pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
-pub use raw::{
-    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore, Layer,
-    OpContext, Provider, Session,
+pub use fleet::{
+    Commands, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, Machine, Sessions, TargetInfo, ViewerGuard,
 };
+pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
+pub use journal::JournalStream;
+pub use raw::{
+    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore,
+    Layer, OpContext, Provider, Session,
+};
+pub use supervisor::{CommandHandle, Output, RunningCommand};
 pub use types::*;

@@ -1,0 +1,216 @@
+//! Commands of a fleet: those that run and those that are recorded.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, broadcast};
+
+use super::{FleetEvent, FleetLimits};
+use crate::{
+    CommandFilter, CommandId, CommandRecord, CommandSpec, CommandState, CommandStore, CommandStream,
+    EndReason, Error, ErrorKind, Executor, ExitKind, ExitStatus, Offset, OpContext, Result, RunningCommand,
+    Target,
+    journal::Journal,
+    supervisor::{self, CommandHandle, Observer, Recording},
+};
+
+/// Page length of [`Commands::list`] without a store.
+const DEFAULT_PAGE: usize = 100;
+
+/// The commands of a fleet. Running ones are in memory; ended ones are in the store, if there is one.
+#[derive(Clone)]
+pub struct Commands {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Option<Arc<dyn CommandStore>>,
+    limits: FleetLimits,
+    running: Mutex<HashMap<CommandId, CommandHandle>>,
+    permits: Arc<Semaphore>,
+    events: broadcast::Sender<FleetEvent>,
+}
+
+impl fmt::Debug for Commands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commands")
+            .field("running", &self.inner.running.lock().len())
+            .field("store", &self.inner.store)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Observer for Inner {
+    fn changed(&self, record: &Arc<CommandRecord>) {
+        if record.state.is_settled() {
+            self.running.lock().remove(&record.id);
+        }
+        // Nobody listening is fine.
+        let _ = self.events.send(FleetEvent::Command(Arc::clone(record)));
+    }
+}
+
+impl Commands {
+    pub(super) fn new(
+        store: Option<Arc<dyn CommandStore>>,
+        limits: FleetLimits,
+        events: broadcast::Sender<FleetEvent>,
+    ) -> Self {
+        let permits = Arc::new(Semaphore::new(limits.commands.min(Semaphore::MAX_PERMITS)));
+        Self { inner: Arc::new(Inner { store, limits, running: Mutex::default(), permits, events }) }
+    }
+
+    pub(super) async fn spawn(
+        &self,
+        executor: &dyn Executor,
+        cx: &OpContext,
+        target: &Target,
+        id: CommandId,
+        mut spec: CommandSpec,
+    ) -> Result<RunningCommand> {
+        if spec.replay_bytes > self.inner.limits.replay_bytes {
+            return Err(Error::invalid(
+                "replay_bytes",
+                format!("at most {}", self.inner.limits.replay_bytes),
+            ));
+        }
+        spec.replay_bytes = spec.replay_bytes.max(1);
+        let recording = self.recording(target)?;
+        let running = supervisor::spawn(executor, cx, id, spec, recording).await?;
+        self.inner.running.lock().insert(id, running.handle());
+        // It may have ended before it was entered.
+        if running.record().state.is_settled() {
+            self.inner.running.lock().remove(&id);
+        }
+        Ok(running)
+    }
+
+    /// A recording for one more command; takes one of the fleet's permits.
+    pub(super) fn recording(&self, target: &Target) -> Result<Recording> {
+        let permit = Arc::clone(&self.inner.permits).try_acquire_owned().map_err(|_| {
+            let message = if self.inner.permits.is_closed() {
+                "the fleet is shutting down"
+            } else {
+                "too many commands"
+            };
+            Error::new(ErrorKind::RateLimited, message)
+                .with_operation("spawn")
+                .with_context("limit", self.inner.limits.commands)
+                .with_retry(crate::Retry::Temporary { after: None })
+        })?;
+        Ok(Recording {
+            store: self.inner.store.clone(),
+            observer: Some(Arc::clone(&self.inner) as Arc<dyn Observer>),
+            held: Some(Arc::new(permit)),
+            target: Some(target.clone()),
+        })
+    }
+
+    /// The store behind the records, if there is one.
+    pub fn store(&self) -> Option<&Arc<dyn CommandStore>> {
+        self.inner.store.as_ref()
+    }
+
+    /// A running command; `None` when it has ended or is not known here.
+    pub fn handle(&self, id: CommandId) -> Option<CommandHandle> {
+        self.inner.running.lock().get(&id).cloned()
+    }
+
+    /// Number of commands that run now.
+    pub fn running(&self) -> usize {
+        self.inner.running.lock().len()
+    }
+
+    /// The record of a command, as of now.
+    ///
+    /// # Errors
+    /// `NotFound`; those of the store.
+    pub async fn get(&self, id: CommandId) -> Result<CommandRecord> {
+        if let Some(handle) = self.handle(id) {
+            return Ok(CommandRecord::clone(&handle.record()));
+        }
+        match &self.inner.store {
+            Some(store) => store.get(id).await,
+            None => Err(not_found(id)),
+        }
+    }
+
+    /// Records that pass, newest first. Without a store, those that run.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list(&self, filter: CommandFilter) -> Result<Vec<CommandRecord>> {
+        if let Some(store) = &self.inner.store {
+            let mut records = store.list(filter).await?;
+            for record in &mut records {
+                if let Some(live) = self.handle(record.id) {
+                    *record = CommandRecord::clone(&live.record());
+                }
+            }
+            return Ok(records);
+        }
+        let handles: Vec<_> = self.inner.running.lock().values().cloned().collect();
+        let mut records: Vec<_> =
+            handles.iter().map(|h| CommandRecord::clone(&h.record())).filter(|r| filter.matches(r)).collect();
+        records.sort_by_key(|r| std::cmp::Reverse(r.id));
+        records.truncate(filter.limit.unwrap_or(DEFAULT_PAGE));
+        Ok(records)
+    }
+
+    /// Events of a command from byte `from` on, whether it runs or has ended; always ends with
+    /// [`Exited`](crate::CommandEvent::Exited).
+    ///
+    /// # Errors
+    /// `NotFound`; those of the store.
+    pub async fn stream(&self, id: CommandId, from: Offset) -> Result<Box<dyn CommandStream>> {
+        if let Some(handle) = self.handle(id) {
+            return Ok(handle.stream(from));
+        }
+        let store = self.inner.store.as_ref().ok_or_else(|| not_found(id))?;
+        let record = store.get(id).await?;
+        if !record.state.is_settled() {
+            // It ended or began between the two looks.
+            if let Some(handle) = self.handle(id) {
+                return Ok(handle.stream(from));
+            }
+        }
+        let exit = record.exit.unwrap_or(ExitStatus::new(ExitKind::Unknown));
+        let state = if record.state.is_settled() { record.state } else { CommandState::Lost };
+        let journal = Journal::ended(id, state, exit, record.output_end, Arc::clone(store));
+        Ok(Box::new(journal.subscribe(from)))
+    }
+
+    /// Waits until a command has settled and gives its record.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub async fn wait(&self, id: CommandId) -> Result<CommandRecord> {
+        if let Some(handle) = self.handle(id) {
+            handle.wait().await?;
+            return Ok(CommandRecord::clone(&handle.record()));
+        }
+        self.get(id).await
+    }
+
+    pub(super) async fn shutdown(&self) {
+        self.inner.permits.close();
+        loop {
+            let handles: Vec<_> = self.inner.running.lock().values().cloned().collect();
+            if handles.is_empty() {
+                break;
+            }
+            for handle in &handles {
+                handle.end(EndReason::Shutdown);
+            }
+            for handle in handles {
+                // An error means that its runtime is gone, and the process with it.
+                let _ = handle.wait().await;
+                self.inner.running.lock().remove(&handle.id());
+            }
+        }
+    }
+}
+
+fn not_found(id: CommandId) -> Error {
+    Error::new(ErrorKind::NotFound, "no such command").with_context("command", id)
+}

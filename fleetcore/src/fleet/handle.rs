@@ -1,0 +1,225 @@
+//! The fleet itself.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use futures::{StreamExt, stream};
+use tokio::sync::broadcast;
+
+use super::{Commands, FleetBuilder, Machine, Sessions};
+use crate::{
+    CommandRecord, Error, ErrorKind, ExecCapabilities, Executor, Layer, MachineFilter, MachineId,
+    MachineInfo, MachineState, OpContext, Provider, Result, SessionId, SessionInfo, Target,
+};
+
+/// Something has happened; for live views. A listener that falls behind must list anew.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum FleetEvent {
+    /// A command's record is new or has changed.
+    Command(Arc<CommandRecord>),
+    /// A session is new or has changed.
+    Session(Target, Box<SessionInfo>),
+    /// A session is no longer listed.
+    SessionClosed(SessionId),
+}
+
+/// One line of the list of targets.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TargetInfo {
+    /// Its name everywhere.
+    pub target: Target,
+    /// The scheme of its provider, or `local`.
+    pub provider: String,
+    /// What its provider reports.
+    pub info: MachineInfo,
+    /// What can be done on it; `None` when it cannot be reached now.
+    pub capabilities: Option<ExecCapabilities>,
+}
+
+pub(super) struct Inner {
+    host: Option<Arc<dyn Executor>>,
+    providers: BTreeMap<&'static str, Arc<dyn Provider>>,
+    layers: Vec<Arc<dyn Layer>>,
+    pub(super) commands: Commands,
+    pub(super) sessions: Sessions,
+    events: broadcast::Sender<FleetEvent>,
+}
+
+/// All machines, commands and sessions of one process. Cheap to clone; all clones are the same fleet.
+///
+/// ```
+/// # #[cfg(feature = "local")] {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use fleetcore::{CommandSpec, Fleet};
+///
+/// let fleet = Fleet::local();
+/// let command = fleet.machine("local")?.spawn(CommandSpec::argv(["echo", "hello"])).await?;
+/// assert_eq!(command.output().await?.check()?.text(), "hello\n");
+/// # Ok::<(), fleetcore::Error>(())
+/// # }).unwrap();
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Fleet {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("host", &self.inner.host)
+            .field("providers", &self.inner.providers.keys())
+            .field("layers", &self.inner.layers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// A fleet of this host alone, with nothing stored.
+    #[cfg(feature = "local")]
+    pub fn local() -> Self {
+        let host = crate::backends::local::Local::new(crate::backends::local::LocalConfig::default());
+        Self::builder().with_host(Arc::new(host)).build()
+    }
+
+    /// Starts putting a fleet together.
+    pub fn builder() -> FleetBuilder {
+        FleetBuilder::default()
+    }
+
+    pub(super) fn assemble(parts: FleetBuilder) -> Self {
+        let (events, _) = broadcast::channel(parts.limits.events.max(1));
+        let commands = Commands::new(parts.store, parts.limits, events.clone());
+        let sessions = Sessions::new(parts.limits, events.clone());
+        let FleetBuilder { host, providers, layers, .. } = parts;
+        Self { inner: Arc::new(Inner { host, providers, layers, commands, sessions, events }) }
+    }
+
+    /// The machine of a target such as `local` or `multipass/dev1`.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a text outside the grammar; `NotFound` when no such provider is there. Whether the machine
+    /// exists shows when it is used.
+    pub fn machine(&self, target: &str) -> Result<Machine> {
+        self.target(&target.parse()?)
+    }
+
+    /// The machine of a target. Errors as for [`machine`](Self::machine).
+    pub fn target(&self, target: &Target) -> Result<Machine> {
+        let missing = |what: &'static str, name: &str| {
+            Error::new(ErrorKind::NotFound, format!("no such {what}"))
+                .with_context("target", target)
+                .with_context("wanted", name)
+                .with_context("available", self.available())
+        };
+        if let Some(agent) = target.agent() {
+            return Err(missing("agent", agent.as_str()));
+        }
+        match (target.provider(), target.machine_id()) {
+            (Some(scheme), Some(id)) => {
+                let provider = self.provider(scheme).ok_or_else(|| missing("provider", scheme))?;
+                Ok(Machine::new(self.clone(), target.clone(), Some((provider, id.clone()))))
+            }
+            _ if self.inner.host.is_some() => Ok(Machine::new(self.clone(), target.clone(), None)),
+            _ => Err(missing("host", "local")),
+        }
+    }
+
+    fn available(&self) -> String {
+        let host = self.inner.host.iter().map(|_| "local".to_owned());
+        host.chain(self.inner.providers.keys().map(|p| format!("{p}/…"))).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A provider with all layers around it.
+    pub(super) fn provider(&self, scheme: &str) -> Option<Arc<dyn Provider>> {
+        let base = Arc::clone(self.inner.providers.get(scheme)?);
+        Some(self.inner.layers.iter().fold(base, |inner, layer| layer.layer_provider(inner)))
+    }
+
+    pub(super) fn host(&self) -> Option<Arc<dyn Executor>> {
+        Some(self.layered(Arc::clone(self.inner.host.as_ref()?)))
+    }
+
+    pub(super) fn layered(&self, base: Arc<dyn Executor>) -> Arc<dyn Executor> {
+        self.inner.layers.iter().fold(base, |inner, layer| layer.layer_executor(inner))
+    }
+
+    /// All targets that are there now: the host, then the machines of every provider. A provider that cannot be
+    /// reached is left out and logged, so that one broken backend does not hide the others.
+    ///
+    /// # Errors
+    /// `Timeout` and `Cancelled` from `cx`.
+    pub async fn targets(&self, cx: &OpContext) -> Result<Vec<TargetInfo>> {
+        let mut all = Vec::new();
+        if let Some(host) = self.host() {
+            let mut info = MachineInfo::new(MachineId::new(crate::LOCAL)?, MachineState::Running);
+            info.addresses = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+            all.push(TargetInfo {
+                target: Target::local(),
+                provider: crate::LOCAL.to_owned(),
+                info,
+                capabilities: Some(host.capabilities()),
+            });
+        }
+        let listings = self.inner.providers.keys().map(|scheme| async move {
+            let Some(provider) = self.provider(scheme) else { return Ok(Vec::new()) };
+            match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
+                Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
+                Err(e) if cx.cancel.is_cancelled() => Err(e),
+                Err(e) => {
+                    tracing::warn!(provider = scheme, error = %e, "machines cannot be listed");
+                    Ok(Vec::new())
+                }
+            }
+        });
+        // Providers do not wait for one another; results keep their order.
+        let mut listings = stream::iter(listings).buffered(8);
+        while let Some(machines) = listings.next().await {
+            all.extend(machines?);
+        }
+        Ok(all)
+    }
+
+    async fn describe(
+        &self,
+        cx: &OpContext,
+        scheme: &str,
+        provider: &dyn Provider,
+        machines: Vec<MachineInfo>,
+    ) -> Result<Vec<TargetInfo>> {
+        let mut described = Vec::with_capacity(machines.len());
+        for info in machines {
+            let capabilities = match info.state {
+                MachineState::Running => {
+                    provider.connect(cx, &info.id).await.ok().map(|e| self.layered(e).capabilities())
+                }
+                _ => None,
+            };
+            let target = Target::machine(scheme, info.id.as_str())?;
+            described.push(TargetInfo { target, provider: scheme.to_owned(), info, capabilities });
+        }
+        Ok(described)
+    }
+
+    /// Commands of this fleet, running and recorded.
+    pub fn commands(&self) -> &Commands {
+        &self.inner.commands
+    }
+
+    /// Sessions that belong to this fleet rather than to a connection.
+    pub fn sessions(&self) -> &Sessions {
+        &self.inner.sessions
+    }
+
+    /// Changes from now on. Bounded: a receiver that is too slow gets `Lagged` and should list anew.
+    pub fn events(&self) -> broadcast::Receiver<FleetEvent> {
+        self.inner.events.subscribe()
+    }
+
+    /// Ends every command (reason `Shutdown`) and session, and waits for them. New ones are refused.
+    pub async fn shutdown(&self) {
+        self.inner.sessions.shutdown().await;
+        self.inner.commands.shutdown().await;
+    }
+}

@@ -1,0 +1,7 @@
+//! Output of one command: a bounded ring in memory, the durable log behind it, any number of readers.
+
+mod reader;
+mod ring;
+
+pub use reader::JournalStream;
+pub(crate) use ring::Journal;

@@ -1,0 +1,387 @@
+//! The task that owns a process: reads its output, passes signals on, ends it, keeps its record.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Mutex as AsyncMutex, mpsc, watch},
+    time::{Instant, Sleep},
+};
+
+use super::{
+    CommandHandle, Recording, RunningCommand,
+    handle::{Request, Shared, check_size},
+};
+use crate::{
+    CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, Executor, ExitKind, ExitStatus,
+    Io, OpContext, OutputChunk, Program, Result, Signal, StateChange, Target, journal::Journal,
+    raw::RawProcess,
+};
+
+/// Requests (signals, resizes) that may wait for the supervisor.
+const REQUEST_QUEUE: usize = 16;
+
+/// Refuses what no executor could run, before anything is recorded.
+fn check(spec: &CommandSpec) -> Result<()> {
+    if let Program::Argv(argv) = &spec.program
+        && argv.first().is_none_or(String::is_empty)
+    {
+        return Err(Error::invalid("argv", "a list that starts with the name of a program"));
+    }
+    if let Io::Pty(size) = spec.io {
+        check_size(size)?;
+    }
+    if spec.timeout.is_some_and(|t| t.is_zero()) {
+        return Err(Error::invalid("timeout", "longer than zero"));
+    }
+    Ok(())
+}
+
+/// Settles the record of a command whose start was given up: the caller dropped the future.
+struct Unstarted {
+    record: Arc<CommandRecord>,
+    recording: Option<Recording>,
+}
+
+impl Unstarted {
+    async fn failed(mut self, error: &Error) {
+        if let Some(recording) = self.recording.take() {
+            settle(
+                &recording,
+                &self.record,
+                StateChange::to(CommandState::Failed).with_error(error.to_string()),
+            )
+            .await;
+        }
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        let Some(recording) = self.recording.take() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let record = Arc::clone(&self.record);
+        runtime.spawn(async move {
+            let change = StateChange::to(CommandState::Cancelled)
+                .with_error("the request was dropped before it began");
+            settle(&recording, &record, change).await;
+        });
+    }
+}
+
+async fn settle(recording: &Recording, record: &Arc<CommandRecord>, change: StateChange) {
+    let next = record.apply(&change);
+    recording.store_change(record, change).await;
+    if let Ok(next) = next {
+        recording.tell(&Arc::new(next));
+    }
+}
+
+/// Starts `spec` on `executor` under supervision.
+///
+/// The record is written before the process exists. Dropping the future leaves no process.
+///
+/// # Errors
+/// Those of [`Executor::spawn`]; `AlreadyExists` when the id has been used; `InvalidInput`.
+pub(crate) async fn spawn(
+    executor: &dyn Executor,
+    cx: &OpContext,
+    id: CommandId,
+    spec: CommandSpec,
+    recording: Recording,
+) -> Result<RunningCommand> {
+    check(&spec)?;
+    let target = recording.target.clone().unwrap_or_else(Target::local);
+    let record = Arc::new(CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned)));
+    if let Some(store) = &recording.store {
+        cx.guard("record", store.insert(CommandRecord::clone(&record))).await?;
+    }
+    recording.tell(&record);
+    let mut unstarted = Unstarted { record, recording: Some(recording) };
+    let raw = match cx.guard("spawn", executor.spawn(cx, id, &spec)).await {
+        Ok(raw) => raw,
+        Err(e) => {
+            let e = e.with_context("command", id);
+            unstarted.failed(&e).await;
+            return Err(e);
+        }
+    };
+    let recording = unstarted.recording.take().unwrap_or_default();
+    Ok(supervise(raw, id, spec, Arc::clone(&unstarted.record), recording))
+}
+
+/// Puts a running process under supervision.
+fn supervise(
+    mut raw: RawProcess,
+    id: CommandId,
+    spec: CommandSpec,
+    record: Arc<CommandRecord>,
+    recording: Recording,
+) -> RunningCommand {
+    let journal = Journal::new(id, spec.replay_bytes, spec.overflow, recording.store.clone());
+    let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
+    let shared = Arc::new(Shared {
+        id,
+        journal,
+        record: Mutex::new(record),
+        requests,
+        end: watch::channel(None).0,
+        exit: watch::channel(None).0,
+        stdin: AsyncMutex::new(raw.stdin.take()),
+    });
+    let on_drop = spec.on_drop;
+    let actor = Actor {
+        end: shared.end.subscribe(),
+        deadline: spec.timeout.map(|t| Instant::now() + t),
+        polite: if matches!(spec.io, Io::Pty(_)) { Signal::Hangup } else { Signal::Terminate },
+        grace: spec.grace,
+        drain: spec.drain,
+        shared: Arc::clone(&shared),
+        recording,
+        raw,
+        request_queue,
+        reason: None,
+        kill_at: None,
+        exited: None,
+        drain_at: None,
+        output_done: false,
+        keeping: None,
+        log_failed: false,
+    };
+    tokio::spawn(actor.run());
+    RunningCommand::new(CommandHandle { shared }, on_drop)
+}
+
+struct Actor {
+    shared: Arc<Shared>,
+    recording: Recording,
+    raw: RawProcess,
+    request_queue: mpsc::Receiver<Request>,
+    end: watch::Receiver<Option<EndReason>>,
+    /// Interactive shells ignore TERM; a terminal ends with a hang-up.
+    polite: Signal,
+    grace: Duration,
+    drain: Duration,
+    /// When the time limit strikes.
+    deadline: Option<Instant>,
+    /// Why it is being ended.
+    reason: Option<EndReason>,
+    /// When politeness ends.
+    kill_at: Option<Instant>,
+    exited: Option<ExitKind>,
+    /// When output that descendants hold open is given up.
+    drain_at: Option<Instant>,
+    output_done: bool,
+    /// A chunk on its way to the durable log; readers see it once it is there.
+    keeping: Option<(OutputChunk, BoxFuture<'static, Result<()>>)>,
+    log_failed: bool,
+}
+
+impl Actor {
+    async fn run(mut self) {
+        let started = self.started().boxed();
+        let mut started = Some(started);
+        let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep_until(Instant::now()));
+        let mut timer_at = None;
+        let leaked = loop {
+            if self.exited.is_some() && self.output_done && self.keeping.is_none() {
+                break false;
+            }
+            let space = self.shared.journal.has_space();
+            let next = self.next_deadline(space);
+            if next != timer_at {
+                timer_at = next;
+                if let Some(at) = next {
+                    timer.as_mut().reset(at);
+                }
+            }
+            tokio::select! {
+                biased;
+                kind = &mut self.raw.exit, if self.exited.is_none() => self.on_exit(kind).await,
+                Some(request) = self.request_queue.recv() => self.on_request(request).await,
+                Ok(()) = self.end.changed() => self.on_end().await,
+                () = timer.as_mut(), if timer_at.is_some() => {
+                    if self.on_timer().await {
+                        break true;
+                    }
+                }
+                () = async { if let Some(s) = &mut started { s.await } }, if started.is_some() => started = None,
+                kept = async { match &mut self.keeping { Some((_, k)) => k.await, None => Ok(()) } },
+                    if self.keeping.is_some() => self.on_kept(kept),
+                chunk = self.raw.output.next(), if !self.output_done && space && self.keeping.is_none() => match chunk {
+                    Some(Ok((channel, data))) => self.on_output(channel, data),
+                    Some(Err(e)) => {
+                        tracing::warn!(command = %self.shared.id, error = %e, "output cannot be read any more");
+                        self.output_done = true;
+                    }
+                    None => self.output_done = true,
+                },
+                () = self.shared.journal.space(), if !space => {
+                    if self.exited.is_some() {
+                        // Time spent held back does not count against the drain.
+                        self.drain_at = Some(Instant::now() + self.drain);
+                    }
+                }
+            }
+        };
+        if let Some(started) = started {
+            started.await;
+        }
+        self.finish(leaked).await;
+    }
+
+    /// Tells the world that the process runs; the store is told while the process is already at work.
+    fn started(&self) -> impl Future<Output = ()> + Send + 'static {
+        let change = StateChange::to(CommandState::Running);
+        let before = Arc::clone(&self.shared.record.lock());
+        let next = before.apply(&change).map_or_else(|_| Arc::clone(&before), Arc::new);
+        *self.shared.record.lock() = Arc::clone(&next);
+        let recording = self.recording.clone();
+        async move {
+            recording.store_change(&before, change).await;
+            recording.tell(&next);
+        }
+    }
+
+    fn next_deadline(&self, space: bool) -> Option<Instant> {
+        if self.exited.is_some() {
+            return self.drain_at.filter(|_| space);
+        }
+        match self.reason {
+            None => self.deadline,
+            Some(_) => self.kill_at,
+        }
+    }
+
+    fn on_output(&mut self, channel: crate::Channel, data: bytes::Bytes) {
+        let chunk = self.shared.journal.stamp(channel, data);
+        let Some(store) = self.recording.store.clone() else {
+            self.shared.journal.push(chunk);
+            return;
+        };
+        let id = self.shared.id;
+        let kept = chunk.clone();
+        let mut keeping = async move { store.append_output(id, &kept).await }.boxed();
+        // Small appends are done at the first poll; a slow disk must not hold up signals and deadlines.
+        match (&mut keeping).now_or_never() {
+            Some(result) => {
+                self.note_log(result);
+                self.shared.journal.push(chunk);
+            }
+            None => self.keeping = Some((chunk, keeping)),
+        }
+    }
+
+    fn on_kept(&mut self, result: Result<()>) {
+        self.note_log(result);
+        if let Some((chunk, _)) = self.keeping.take() {
+            self.shared.journal.push(chunk);
+        }
+    }
+
+    /// A log that cannot be written (a full disk) does not stop the command; later readers will see a gap.
+    fn note_log(&mut self, result: Result<()>) {
+        match result {
+            Ok(()) => self.log_failed = false,
+            Err(e) if !self.log_failed => {
+                self.log_failed = true;
+                tracing::warn!(command = %self.shared.id, error = %e, "output is not kept; its log will have a gap");
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Signal(signal, answer) => {
+                let _ = answer.send(self.raw.control.signal(signal).await);
+            }
+            Request::Resize(size, answer) => {
+                let _ = answer.send(self.raw.control.resize(size).await);
+            }
+        }
+    }
+
+    async fn on_end(&mut self) {
+        let why = *self.end.borrow_and_update();
+        if let Some(why) = why {
+            self.end_politely(why).await;
+        }
+    }
+
+    async fn end_politely(&mut self, why: EndReason) {
+        if self.exited.is_some() || self.reason.is_some() {
+            return;
+        }
+        self.reason = Some(why);
+        if let Err(e) = self.raw.control.signal(self.polite).await {
+            tracing::warn!(command = %self.shared.id, error = %e, "the polite signal failed");
+        }
+        // A stopped process cannot act on the signal.
+        let _ = self.raw.control.signal(Signal::Continue).await;
+        self.kill_at = Some(Instant::now() + self.grace);
+    }
+
+    async fn kill(&mut self) {
+        if let Err(e) = self.raw.control.signal(Signal::Kill).await {
+            tracing::error!(command = %self.shared.id, error = %e, "the process tree could not be killed");
+        }
+    }
+
+    async fn on_exit(&mut self, kind: Result<ExitKind>) {
+        self.exited = Some(kind.unwrap_or_else(|e| {
+            tracing::warn!(command = %self.shared.id, error = %e, "the exit status is unknown");
+            ExitKind::Unknown
+        }));
+        if self.reason.is_some() {
+            // We ended it: nothing of the tree may survive.
+            self.kill().await;
+        }
+        self.drain_at = Some(Instant::now() + self.drain);
+    }
+
+    /// Returns whether draining is over.
+    async fn on_timer(&mut self) -> bool {
+        if self.exited.is_some() {
+            return self.keeping.is_none() || {
+                // A disk that is slower than the drain must not lose what was read.
+                self.drain_at = None;
+                self.output_done = true;
+                false
+            };
+        }
+        if self.reason.is_none() {
+            self.end_politely(EndReason::TimedOut).await;
+        } else {
+            self.kill_at = None;
+            self.kill().await;
+        }
+        false
+    }
+
+    async fn finish(mut self, leaked: bool) {
+        if self.reason.is_none() {
+            self.raw.control.disarm(); // ended by itself: leave what it started alone
+        }
+        let status = ExitStatus::new(self.exited.unwrap_or(ExitKind::Unknown))
+            .with_reason(self.reason)
+            .with_leaked(leaked);
+        let before = Arc::clone(&self.shared.record.lock());
+        let change = StateChange::ended(status, self.shared.journal.end());
+        let next = before.apply(&change).map_or_else(|_| Arc::clone(&before), Arc::new);
+        self.recording.store_change(&before, change).await;
+        *self.shared.record.lock() = Arc::clone(&next);
+        let Self { shared, recording, raw, request_queue, .. } = self;
+        // The process and its descriptors go before anybody learns that it has ended.
+        drop(raw);
+        drop(recording.held);
+        shared.journal.finish(next.state, status);
+        shared.exit.send_replace(Some(status));
+        drop(request_queue);
+        if let Some(observer) = &recording.observer {
+            observer.changed(&next);
+        }
+        drop(shared.stdin.lock().await.take());
+    }
+}
