@@ -1,5 +1,6 @@
 //! Run commands, open terminals and move files on every machine you have, streamed live.
 
+pub mod blocking;
 mod error;
 mod fleet;
 mod id;

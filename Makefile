@@ -1,0 +1,70 @@
+# Thin: each target is one or two commands you could type yourself.
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+ARGS ?=
+WEB := fleetcore-http/web
+VENV ?= .venv
+
+.PHONY: help run web test test-rust test-web test-python test-api lint doc bench behavior stress stubs openapi clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+run: web ## Build everything and start the server with its UI on 127.0.0.1:7070 (ARGS="--listen ...")
+	$(CARGO) run --release --locked -p fleetcore-cli -- serve $(ARGS)
+
+web: $(WEB)/dist/index.html ## Build the browser front end
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package-lock.json
+	cd $(WEB) && npm ci --no-audit --no-fund
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(shell find $(WEB)/src $(WEB)/index.html -type f 2>/dev/null)
+	cd $(WEB) && npm run build
+
+test: lint test-rust test-web test-python test-api ## Everything CI runs
+
+lint: ## Formatting, clippy, docs, without a warning
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+
+test-rust: web ## Unit tests, doc tests, the behaviour suite
+	$(CARGO) test --locked --workspace
+
+test-web: web ## Type check, unit tests, and the browser tests in a real Chromium
+	$(CARGO) build --locked -p fleetcore-cli
+	cd $(WEB) && npm run check && npm test
+	cd $(WEB) && FLEETCORE_BIN="$$(cd ../.. && scripts/bin-path)" npm run e2e
+
+test-python: $(VENV)/bin/maturin ## Build the extension and run its tests
+	VIRTUAL_ENV="$(abspath $(VENV))" $(VENV)/bin/maturin develop --quiet --locked -m fleetcore-py/Cargo.toml
+	$(VENV)/bin/python -m pytest -q fleetcore-py/tests
+
+test-api: $(VENV)/bin/schemathesis ## Throw garbage at every endpoint of a live server
+	$(CARGO) build --locked -p fleetcore-cli
+	VENV="$(abspath $(VENV))" scripts/schemathesis
+
+$(VENV)/bin/python:
+	python3 -m venv $(VENV)
+
+$(VENV)/bin/maturin: $(VENV)/bin/python fleetcore-py/requirements-dev.txt
+	$(VENV)/bin/python -m pip install --quiet -r fleetcore-py/requirements-dev.txt
+	touch $(VENV)/bin/maturin
+
+$(VENV)/bin/schemathesis: $(VENV)/bin/maturin
+
+doc: ## API documentation
+	$(CARGO) doc --no-deps --workspace --open
+
+bench: ## Criterion, each beside its floor; prints a table of ratios
+	scripts/bench $(ARGS)
+
+behavior: ## The behaviour suite over one backend: make behavior BACKEND=local
+	FLEETCORE_TEST=$(or $(BACKEND),local) $(CARGO) test --locked -p fleetcore --test behavior
+
+stress: ## The behaviour suite N times: make stress N=20
+	for i in $$(seq 1 $(or $(N),20)); do $(CARGO) test --locked -q -p fleetcore --test behavior || exit 1; done
+
+openapi: ## Write fleetcore-http/openapi.json anew and the front end's types from it
+	FLEETCORE_WRITE_OPENAPI=1 $(CARGO) test --locked -p fleetcore-http openapi
+	cd $(WEB) && npm run types
