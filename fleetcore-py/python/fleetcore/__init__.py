@@ -1,0 +1,43 @@
+"""Run commands, open terminals and move files on every machine you have."""
+
+from ._fleetcore import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    AuthenticationError,
+    BusyError,
+    Command,
+    CommandFailedError,
+    CommandStream,
+    ConflictError,
+    Fleet,
+    FleetError,
+    FleetTimeoutError,
+    InvalidInputError,
+    InvalidStateError,
+    NotFoundError,
+    RateLimitedError,
+    Result,
+    UnavailableError,
+    UnsupportedError,
+)
+
+__all__ = [
+    "AccessDeniedError",
+    "AlreadyExistsError",
+    "AuthenticationError",
+    "BusyError",
+    "Command",
+    "CommandFailedError",
+    "CommandStream",
+    "ConflictError",
+    "Fleet",
+    "FleetError",
+    "FleetTimeoutError",
+    "InvalidInputError",
+    "InvalidStateError",
+    "NotFoundError",
+    "RateLimitedError",
+    "Result",
+    "UnavailableError",
+    "UnsupportedError",
+]
