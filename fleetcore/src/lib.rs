@@ -1,15 +1,18 @@
 //! Run commands, open terminals and move files on every machine you have, streamed live.
 
+pub mod backends;
 mod error;
 mod id;
 pub mod raw;
 mod sim;
+#[cfg(feature = "local")]
+mod sys;
 mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use raw::{
-    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore, Layer,
-    OpContext, Provider, Session,
+    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore,
+    Layer, OpContext, Provider, Session,
 };
 pub use types::*;
