@@ -100,6 +100,17 @@ impl Reader {
         }
     }
 
+    /// Reads past the runtime's idea of what is ready. That idea is only renewed when the task rests, which it
+    /// does not while the other pipe always has something.
+    fn try_now(&mut self) -> Option<Bytes> {
+        let mut data = Vec::with_capacity(BULK);
+        match rustix::io::read(&self.pipe, rustix::buffer::spare_capacity(&mut data)) {
+            Ok(n) if n > 0 => Some(data.into()),
+            // Nothing, the end, or an error: the regular way will find out.
+            _ => None,
+        }
+    }
+
     /// Makes the pipe larger, which saves most of the switches between writer and reader. Only when output comes
     /// in bulk: a user has a limited number of pipe pages (`/proc/sys/fs/pipe-user-pages-soft`), and above it
     /// every new pipe is tiny. A refusal only costs speed.
@@ -117,7 +128,12 @@ impl Reader {
 pub(super) struct PipeOutput {
     first: Option<Reader>,
     second: Option<Reader>,
+    /// Chunks in a row from one pipe.
+    streak: u32,
 }
+
+/// After this many chunks from one pipe the other one is asked even if the runtime does not call it ready.
+const MAX_STREAK: u32 = 4;
 
 impl PipeOutput {
     pub(super) fn new(pipes: impl IntoIterator<Item = (Channel, pipe::Receiver)>) -> Self {
@@ -127,7 +143,7 @@ impl PipeOutput {
             buffer: Buffer::new(MAX_BUFFER),
             enlarged: false,
         });
-        Self { first: readers.next(), second: readers.next() }
+        Self { first: readers.next(), second: readers.next(), streak: 0 }
     }
 }
 
@@ -136,11 +152,13 @@ impl Stream for PipeOutput {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        for _ in 0..2 {
+        // `first` is the pipe that did not have the last word.
+        for last in [false, true] {
             if let Some(reader) = &mut this.first {
                 let channel = reader.channel;
                 match reader.poll(cx) {
                     Poll::Ready(Ok(Some(data))) => {
+                        this.streak = if last { this.streak + 1 } else { 0 };
                         mem::swap(&mut this.first, &mut this.second);
                         return Poll::Ready(Some(Ok((channel, data))));
                     }
@@ -150,6 +168,13 @@ impl Stream for PipeOutput {
                         return Poll::Ready(Some(Err(
                             Error::io("read output", e).with_context("channel", format!("{channel:?}"))
                         )));
+                    }
+                    Poll::Pending if !last && this.streak >= MAX_STREAK => {
+                        this.streak = 0;
+                        if let Some(data) = reader.try_now() {
+                            mem::swap(&mut this.first, &mut this.second);
+                            return Poll::Ready(Some(Ok((channel, data))));
+                        }
                     }
                     Poll::Pending => {}
                 }
