@@ -1,5 +1,6 @@
 //! Run commands, open terminals and move files on every machine you have, streamed live.
 
+pub mod backends;
 pub mod blocking;
 mod error;
 mod fleet;
@@ -8,6 +9,8 @@ mod journal;
 pub mod raw;
 mod sim;
 mod supervisor;
+#[cfg(feature = "local")]
+mod sys;
 mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};

@@ -1,0 +1,318 @@
+//! Starting processes.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use secrecy::ExposeSecret;
+use tokio::{
+    io::AsyncWrite,
+    net::unix::pipe::{Receiver, Sender},
+};
+
+use super::{
+    COMMAND_ID_VARIABLE, LocalConfig,
+    cgroup::Cgroup,
+    error::SpawnError,
+    input::{PipeInput, TerminalInput},
+    output::{PipeOutput, TerminalOutput},
+    process::LocalControl,
+    tree::Tree,
+    user::{Account, ignored_signals},
+};
+use crate::{
+    Channel, CommandId, CommandSpec, Error, ExecCapabilities, ExitKind, Io, Offset, Program, PtySize, Result,
+    SessionSpec,
+    raw::{Executor, FileSystem, OpContext, RawProcess, Session},
+    sys::{ExitWatch, Prepare, PtyControl, open_pty, prepare, to_io},
+};
+
+/// This host.
+#[derive(Clone, Debug)]
+pub struct Local {
+    config: Arc<LocalConfig>,
+    /// This process ignores signals that a command must not ignore; asked once.
+    reset_signals: bool,
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self::new(LocalConfig::default())
+    }
+}
+
+impl Local {
+    /// This host with these settings.
+    pub fn new(config: LocalConfig) -> Self {
+        Self { config: Arc::new(config), reset_signals: ignored_signals() }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &LocalConfig {
+        &self.config
+    }
+}
+
+/// A terminal has at least one cell.
+pub(super) fn check_size(size: PtySize) -> Result<()> {
+    match size {
+        PtySize { cols: 0, .. } => Err(Error::invalid("cols", "at least 1")),
+        PtySize { rows: 0, .. } => Err(Error::invalid("rows", "at least 1")),
+        _ => Ok(()),
+    }
+}
+
+fn check_no_nul(field: &'static str, text: &str) -> Result<()> {
+    if text.contains('\0') {
+        return Err(Error::invalid(field, "without NUL characters"));
+    }
+    Ok(())
+}
+
+/// Everything that would only fail in the child, or worse would not.
+fn check(spec: &CommandSpec) -> Result<()> {
+    match &spec.program {
+        Program::Argv(argv) => {
+            if argv.first().is_none_or(String::is_empty) {
+                return Err(Error::invalid("argv", "a program name and its arguments"));
+            }
+            argv.iter().try_for_each(|a| check_no_nul("argv", a))?;
+        }
+        Program::Shell(script) => check_no_nul("shell", script)?,
+        Program::Action { name, .. } => {
+            return Err(Error::unsupported("spawn").with_context("action", name.escape_debug()));
+        }
+    }
+    for (name, value) in &spec.env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let rule = "set by names that are not empty and have neither = nor NUL in them";
+            return Err(Error::invalid("env", rule).with_context("name", name.escape_debug()));
+        }
+        check_no_nul("env", value.expose_secret()).map_err(|e| e.with_context("name", name))?;
+    }
+    spec.cwd.iter().try_for_each(|c| check_no_nul("cwd", c))?;
+    spec.user.iter().try_for_each(|u| check_no_nul("user", u))?;
+    if let Io::Pty(size) = spec.io { check_size(size) } else { Ok(()) }
+}
+
+/// Our ends of a process' channels.
+enum Channels {
+    Pipes { stdin: Option<OwnedFd>, outputs: Vec<(Channel, OwnedFd)> },
+    Terminal { reader: pty_process::OwnedReadPty, control: PtyControl },
+}
+
+impl Local {
+    /// The command without its channels.
+    fn command(&self, id: CommandId, spec: &CommandSpec, cwd: &Path, account: Option<&Account>) -> Command {
+        let mut cmd = match &spec.program {
+            Program::Argv(argv) => {
+                let mut cmd = Command::new(argv.first().map_or("", String::as_str));
+                cmd.args(argv.iter().skip(1));
+                cmd
+            }
+            Program::Shell(script) => {
+                let mut cmd = Command::new("/bin/sh");
+                cmd.arg("-c").arg(script);
+                cmd
+            }
+            Program::Action { .. } => Command::new(""),
+        };
+        let terminal = matches!(spec.io, Io::Pty(_));
+        if spec.clear_env {
+            cmd.env_clear();
+        } else {
+            for name in self.config.hidden_env.iter().filter(|n| std::env::var_os(n).is_some()) {
+                cmd.env_remove(name);
+            }
+            if terminal {
+                // They describe the terminal of this process.
+                cmd.env_remove("COLUMNS").env_remove("LINES");
+            }
+            cmd.env("PWD", cwd);
+        }
+        if terminal {
+            cmd.env("TERM", "xterm-256color");
+        }
+        if let Some(account) = account {
+            for name in ["USER", "LOGNAME"] {
+                cmd.env(name, &account.name);
+            }
+            cmd.env("HOME", &account.home).env("SHELL", &account.shell);
+        }
+        for (name, value) in &spec.env {
+            cmd.env(name, OsStr::new(value.expose_secret()));
+        }
+        let mut text = [0; 36];
+        cmd.env(COMMAND_ID_VARIABLE, &*id.as_uuid().as_hyphenated().encode_lower(&mut text));
+        cmd.current_dir(cwd);
+        cmd
+    }
+
+    fn start(&self, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        let account = match &spec.user {
+            Some(name) => Some(
+                Account::find(name, self.config.allow_user_switch)
+                    .map_err(|e| e.into_error("", Path::new(""), Some(name)))?,
+            ),
+            None => None,
+        };
+        // Another user's home may be missing or closed to us; theirs to start in only if it is there.
+        let home = account.as_ref().map(|a| a.home.as_path()).filter(|h| h.is_dir());
+        let home = home.unwrap_or(&self.config.home);
+        let cwd: PathBuf = spec.cwd.as_ref().map_or_else(|| home.to_owned(), |c| self.config.home.join(c));
+        let shown = match &spec.program {
+            Program::Argv(argv) => argv.first().map_or("", String::as_str),
+            _ => "/bin/sh",
+        };
+        let fail =
+            |e: io::Error| SpawnError::from_io(e, shown, &cwd).into_error(shown, &cwd, spec.user.as_deref());
+        let cmd = self.command(id, spec, &cwd, account.as_ref());
+        let terminal = matches!(spec.io, Io::Pty(_));
+        let (cgroup, cgroup_procs) = Cgroup::create(&self.config.cgroup, id, terminal).unzip();
+        let work = Prepare {
+            reset_signals: self.reset_signals,
+            cgroup_procs,
+            user: account.map(Account::into_user),
+        };
+        let (child, channels) = match spec.io {
+            Io::Pipes { stdin, merge } => spawn_on_pipes(cmd, work, stdin, merge),
+            Io::Pty(size) => spawn_on_terminal(cmd, work, size),
+        }
+        .map_err(fail)?;
+        // From here on the tree owns the process: every early return kills and reaps it.
+        let tree = Arc::new(Tree::new(child, id, terminal, cgroup));
+        let control = LocalControl::new(Arc::clone(&tree));
+        assemble(tree, control, channels).map_err(|e| Error::io("spawn", e).with_context("program", shown))
+    }
+}
+
+fn spawn_on_pipes(
+    mut cmd: Command,
+    work: Prepare,
+    stdin: bool,
+    merge: bool,
+) -> io::Result<(std::process::Child, Channels)> {
+    cmd.process_group(0);
+    if !work.is_empty() {
+        prepare(&mut cmd, work);
+    }
+    cmd.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
+    let mut outputs = Vec::with_capacity(2);
+    if merge {
+        let (ours, theirs) = io::pipe()?;
+        cmd.stdout(theirs.try_clone()?).stderr(theirs);
+        outputs.push((Channel::Stdout, OwnedFd::from(ours)));
+    } else {
+        cmd.stdout(Stdio::piped()).stderr(Stdio::piped());
+    }
+    let mut child = cmd.spawn()?;
+    outputs.extend(child.stdout.take().map(|p| (Channel::Stdout, p.into())));
+    outputs.extend(child.stderr.take().map(|p| (Channel::Stderr, p.into())));
+    let stdin = child.stdin.take().map(OwnedFd::from);
+    Ok((child, Channels::Pipes { stdin, outputs }))
+}
+
+fn spawn_on_terminal(
+    mut cmd: Command,
+    work: Prepare,
+    size: PtySize,
+) -> io::Result<(std::process::Child, Channels)> {
+    let (reader, control, pts, spare) = open_pty(size.cols, size.rows)?;
+    if let Some(user) = &work.user {
+        // Programs that open their terminal by name must be allowed to; the group stays what devpts chose.
+        let uid = rustix::process::Uid::from_raw(user.uid.as_raw());
+        rustix::fs::fchown(&spare, Some(uid), None)?;
+    }
+    drop(spare);
+    if !work.is_empty() {
+        prepare(&mut cmd, work);
+    }
+    let child = pty_process::blocking::Command::from(cmd).spawn(pts).map_err(to_io)?;
+    Ok((child, Channels::Terminal { reader, control }))
+}
+
+/// Registers our ends with the runtime and puts the parts together. An error drops `control`, which kills.
+fn assemble(tree: Arc<Tree>, mut control: LocalControl, channels: Channels) -> io::Result<RawProcess> {
+    let watch = ExitWatch::new(tree.pid())?;
+    let nonblocking = |fd: OwnedFd| rustix::io::ioctl_fionbio(&fd, true).map(|()| fd);
+    let (output, stdin) = match channels {
+        Channels::Pipes { stdin, outputs } => {
+            let mut pipes = Vec::with_capacity(outputs.len());
+            for (channel, fd) in outputs {
+                pipes.push((channel, Receiver::from_owned_fd_unchecked(nonblocking(fd)?)?));
+            }
+            let stdin = match stdin {
+                Some(fd) => {
+                    let pipe = Sender::from_owned_fd_unchecked(nonblocking(fd)?)?;
+                    Some(Box::pin(PipeInput::new(pipe)) as Pin<Box<dyn AsyncWrite + Send>>)
+                }
+                None => None,
+            };
+            (PipeOutput::new(pipes).boxed(), stdin)
+        }
+        Channels::Terminal { reader, control: terminal } => {
+            let terminal = Arc::new(terminal);
+            control.set_terminal(Arc::clone(&terminal));
+            (TerminalOutput::new(reader).boxed(), Some(Box::pin(TerminalInput::new(terminal)) as _))
+        }
+    };
+    let pid = Some(tree.pid().as_raw_nonzero().get().unsigned_abs());
+    let exit = Box::pin(async move {
+        let status = watch.wait().await.map_err(|e| Error::io("wait", e))?;
+        drop(tree); // until here the leader must stay unreaped, or its status is lost
+        Ok(match status.map(|s| (s.exit_status(), s.terminating_signal())) {
+            Some((Some(code), _)) => ExitKind::Code(code),
+            Some((_, Some(signal))) => ExitKind::Signal(signal),
+            _ => ExitKind::Unknown,
+        })
+    });
+    Ok(RawProcess { pid, output, stdin, exit, control: Box::new(control) })
+}
+
+#[async_trait]
+impl Executor for Local {
+    fn capabilities(&self) -> ExecCapabilities {
+        let mut can = ExecCapabilities::default();
+        can.pty = true;
+        can.stdin = true;
+        can.split_output = true;
+        can.signals = true;
+        can.run_as_user = self.config.allow_user_switch && rustix::process::geteuid().is_root();
+        can.native_files = false;
+        can
+    }
+
+    async fn ping(&self, _cx: &OpContext) -> Result<()> {
+        Ok(())
+    }
+
+    async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        if cx.cancel.is_cancelled() || cx.deadline.is_some_and(|d| d <= tokio::time::Instant::now()) {
+            return cx.guard("spawn", std::future::pending()).await;
+        }
+        check(spec).map_err(|e| e.with_operation("spawn"))?;
+        // Starting takes well under a millisecond and has no await in it: it either leaves nothing behind or
+        // hands over an owner.
+        self.start(id, spec)
+    }
+
+    async fn reattach(&self, _cx: &OpContext, _id: CommandId, _from: Offset) -> Result<RawProcess> {
+        Err(Error::unsupported("reattach"))
+    }
+
+    async fn open_session(&self, _cx: &OpContext, _spec: SessionSpec) -> Result<Arc<dyn Session>> {
+        Err(Error::unsupported("open_session"))
+    }
+
+    fn files(&self) -> Result<Arc<dyn FileSystem>> {
+        Err(Error::unsupported("files"))
+    }
+}

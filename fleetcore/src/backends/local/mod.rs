@@ -1,0 +1,20 @@
+//! This host: processes, terminals, files and facts about it.
+//!
+//! Processes are started with `posix_spawn` where nothing stands against it, watched through a pidfd, and kept
+//! unreaped until their tree is dealt with, so that no signal can hit a process that merely got the same id.
+
+mod cgroup;
+mod config;
+mod error;
+mod executor;
+mod input;
+mod output;
+mod process;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod user;
+
+pub use config::{CgroupMode, LocalConfig};
+pub use executor::Local;
+pub use tree::COMMAND_ID_VARIABLE;

@@ -1,0 +1,281 @@
+//! A command's processes: finding, signalling and reaping them.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process_group, waitid};
+
+use super::cgroup::Cgroup;
+use crate::CommandId;
+
+/// Set in every command to its id. Descendants inherit it, which is how those are found that left the process
+/// group and the terminal session, as daemons do.
+pub const COMMAND_ID_VARIABLE: &str = "FLEETCORE_COMMAND_ID";
+
+/// How long a killed process may take to vanish before somebody else is asked to wait for it. Usually it takes
+/// well under a millisecond; only one that is stuck in the kernel takes longer.
+const DEATH_WAIT: Duration = Duration::from_millis(50);
+
+/// One command's processes. The leader is reaped when this is dropped, not before: until then its process id,
+/// group and session cannot come to mean something else.
+#[derive(Debug)]
+pub(super) struct Tree {
+    child: Option<Child>,
+    pid: Pid,
+    id: CommandId,
+    terminal: bool,
+    cgroup: Option<Cgroup>,
+    /// A search after the leader's end found nothing: there is nobody left who could start more.
+    gone: AtomicBool,
+}
+
+impl Tree {
+    pub(super) fn new(child: Child, id: CommandId, terminal: bool, cgroup: Option<Cgroup>) -> Self {
+        let pid = Pid::from_child(&child);
+        Self { child: Some(child), pid, id, terminal, cgroup, gone: AtomicBool::new(false) }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    fn leader_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
+    }
+
+    /// Signals the group, and on a terminal every group of its session.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        let result = kill_process_group(self.pid, signal);
+        if self.terminal {
+            let mut groups = vec![self.pid];
+            for (_, stat) in processes().filter_map(|p| Some((p, Stat::of(p)?))) {
+                if stat.session == self.pid.as_raw_nonzero().get()
+                    && let Some(group) = Pid::from_raw(stat.group)
+                    && !groups.contains(&group)
+                {
+                    let _ = kill_process_group(group, signal);
+                    groups.push(group);
+                }
+            }
+        }
+        match result {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(_) if self.leader_ended() => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Kills what can be killed without a search.
+    pub(super) fn kill_group(&self) {
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
+        let _ = kill_process_group(self.pid, Signal::KILL);
+    }
+
+    /// Kills everything of the command that can be found. Reads `/proc`; milliseconds.
+    pub(super) fn kill_all(&self) {
+        self.kill_group();
+        if self.gone.load(Ordering::Acquire) {
+            return;
+        }
+        let ended = self.leader_ended();
+        let mut id = [0; 36];
+        self.id.as_uuid().as_hyphenated().encode_lower(&mut id);
+        let session = self.terminal.then(|| self.pid.as_raw_nonzero().get());
+        sweep(Wanted { id, session });
+        if ended {
+            self.gone.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        if !matches!(child.try_wait(), Ok(None)) {
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        if let Ok(fd) = rustix::process::pidfd_open(self.pid, rustix::process::PidfdFlags::empty()) {
+            wait_for_deaths(std::iter::once(&fd));
+            if !matches!(child.try_wait(), Ok(None)) {
+                return;
+            }
+        }
+        // It was left alone on purpose, or is stuck in the kernel. A thread of its own waits for it, so that it
+        // never stays behind as a zombie.
+        let reaper = std::thread::Builder::new().name("fleetcore-reaper".into()).stack_size(64 << 10);
+        if let Err(err) = reaper.spawn(move || child.wait()) {
+            tracing::warn!(%err, pid = %self.pid, "cannot wait for a process that is still running");
+        }
+    }
+}
+
+/// What a search looks for.
+#[derive(Clone, Debug)]
+struct Wanted {
+    /// Command id as it stands in the environment.
+    id: [u8; 36],
+    /// Terminal session.
+    session: Option<i32>,
+}
+
+type Request = Arc<(Wanted, AtomicBool)>;
+
+/// Searches asked for and not begun.
+static PENDING: Mutex<Vec<Request>> = Mutex::new(Vec::new());
+/// Held by whoever searches.
+static SEARCHING: Mutex<()> = Mutex::new(());
+
+/// Kills all processes that `wanted` describes, again until no new one turns up. One search serves all callers
+/// that were waiting when it began: killing a thousand commands does not read `/proc` a thousand times.
+fn sweep(wanted: Wanted) {
+    let request: Request = Arc::new((wanted, AtomicBool::new(false)));
+    PENDING.lock().push(Arc::clone(&request));
+    let _searching = SEARCHING.lock();
+    if request.1.load(Ordering::Acquire) {
+        return;
+    }
+    let batch = std::mem::take(&mut *PENDING.lock());
+    kill_matching(&batch);
+    for request in &batch {
+        request.1.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn kill_matching(batch: &[Request]) {
+    use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
+    let own = getpid();
+    let sessions: Vec<i32> = batch.iter().filter_map(|r| r.0.session).collect();
+    let matches = |pid: Pid| {
+        let marked = marker(pid).is_some_and(|id| batch.iter().any(|r| r.0.id == id));
+        marked
+            || (!sessions.is_empty()
+                && Stat::of(pid).is_some_and(|s| s.alive() && sessions.contains(&s.session)))
+    };
+    let mut killed: HashMap<Pid, OwnedFd> = HashMap::new();
+    loop {
+        let mut fresh = Vec::new();
+        for pid in processes().filter(|p| *p != own) {
+            let known = killed.get(&pid).is_some_and(|fd| !is_dead(fd));
+            if known || !matches(pid) {
+                continue;
+            }
+            // The descriptor pins the process; looking again afterwards rules out that the id changed hands.
+            let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            if matches(pid) && pidfd_send_signal(&fd, Signal::KILL).is_ok() {
+                fresh.push((pid, fd));
+            }
+        }
+        if fresh.is_empty() {
+            return;
+        }
+        wait_for_deaths(fresh.iter().map(|(_, fd)| fd));
+        killed.extend(fresh);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn kill_matching(_batch: &[Request]) {}
+
+/// Waits until all of these processes are dead, but not for ever.
+#[cfg(target_os = "linux")]
+fn wait_for_deaths<'a>(fds: impl Iterator<Item = &'a OwnedFd>) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let until = Instant::now() + DEATH_WAIT;
+    for fd in fds {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+        let _ = poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout));
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn is_dead(fd: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)), Ok(1..))
+}
+
+/// All processes there are. Empty where there is no `/proc`.
+fn processes() -> impl Iterator<Item = Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| Pid::from_raw(e.file_name().to_str()?.parse().ok()?))
+}
+
+/// The command a process belongs to by its environment, if it is alive and ours to see.
+fn marker(pid: Pid) -> Option<[u8; 36]> {
+    let environ = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
+    marker_in(&environ)
+}
+
+fn marker_in(environ: &[u8]) -> Option<[u8; 36]> {
+    let entries = environ.split(|b| *b == 0);
+    let mut values =
+        entries.filter_map(|e| e.strip_prefix(COMMAND_ID_VARIABLE.as_bytes())?.strip_prefix(b"="));
+    values.next()?.try_into().ok()
+}
+
+/// What matters of `/proc/PID/stat`.
+#[derive(Debug, PartialEq)]
+struct Stat {
+    state: u8,
+    group: i32,
+    session: i32,
+}
+
+impl Stat {
+    fn of(pid: Pid) -> Option<Self> {
+        Self::parse(&std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
+    }
+
+    /// `pid (name) state ppid pgrp session …`; the name may contain anything, parentheses and non-UTF-8 too.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let rest = stat.get(memchr::memrchr(b')', stat)? + 1..)?;
+        let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let mut numbers = fields.skip(1).map_while(|f| f.parse().ok());
+        Some(Self { state, group: numbers.next()?, session: numbers.next()? })
+    }
+
+    fn alive(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_processes_cannot_confuse_the_parser() {
+        let stat = Stat::parse(b"7 (a) R 1 2 (\xff b) S 1 42 43 0 -1 4194560").unwrap();
+        assert_eq!(stat, Stat { state: b'S', group: 42, session: 43 });
+        assert_eq!(Stat::parse(b""), None);
+        assert_eq!(Stat::parse(b"7 (x) S 1"), None);
+    }
+
+    #[test]
+    fn the_marker_is_a_whole_variable() {
+        let id = "0190f1c2-7b1e-7c3a-9d55-0242ac120002";
+        let found = |env: String| marker_in(env.as_bytes()).is_some();
+        assert!(found(format!("A=b\0FLEETCORE_COMMAND_ID={id}\0C=d\0")));
+        assert!(!found(format!("A=FLEETCORE_COMMAND_ID={id}\0")));
+        assert!(!found(format!("FLEETCORE_COMMAND_ID={id}0\0")));
+        assert!(!found(String::new()));
+    }
+}

@@ -1,0 +1,4 @@
+//! The machines fleetcore knows how to reach.
+
+#[cfg(feature = "local")]
+pub mod local;
