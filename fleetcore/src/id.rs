@@ -168,7 +168,9 @@ impl FromStr for TokenId {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
         Uuid::try_parse(text).map(Self).map_err(|e| {
-            Error::new(ErrorKind::InvalidInput, "token id is not a UUID").with_context("field", "id").with_source(e)
+            Error::new(ErrorKind::InvalidInput, "token id is not a UUID")
+                .with_context("field", "id")
+                .with_source(e)
         })
     }
 }

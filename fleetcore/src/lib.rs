@@ -3,13 +3,15 @@
 mod error;
 mod id;
 pub mod raw;
+pub mod session;
 mod sim;
+mod term;
 mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use raw::{
-    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore, Layer,
-    OpContext, Provider, Session,
+    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore,
+    Layer, OpContext, Provider, Session,
 };
 pub use types::*;

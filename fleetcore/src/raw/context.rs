@@ -53,7 +53,11 @@ impl OpContext {
     ///
     /// # Errors
     /// Those of `work`; `Timeout` and `Cancelled` with `operation`.
-    pub async fn guard<T>(&self, operation: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn guard<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let deadline = async {
             match self.deadline {
                 Some(at) => tokio::time::sleep_until(at).await,

@@ -51,7 +51,10 @@ pub struct RawProcess {
 
 impl fmt::Debug for RawProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RawProcess").field("pid", &self.pid).field("control", &self.control).finish_non_exhaustive()
+        f.debug_struct("RawProcess")
+            .field("pid", &self.pid)
+            .field("control", &self.control)
+            .finish_non_exhaustive()
     }
 }
 

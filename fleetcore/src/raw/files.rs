@@ -22,7 +22,13 @@ pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
     async fn read(&self, cx: &OpContext, path: &str, offset: u64, len: Option<u64>) -> Result<ByteStream>;
     /// Writes a file. When `data` fails or the call is dropped, an atomic write leaves the old file untouched and
     /// no temporary file.
-    async fn write(&self, cx: &OpContext, path: &str, opts: WriteOptions, data: ByteStream) -> Result<FileInfo>;
+    async fn write(
+        &self,
+        cx: &OpContext,
+        path: &str,
+        opts: WriteOptions,
+        data: ByteStream,
+    ) -> Result<FileInfo>;
     /// Entries of a directory by name; `path` of each is its name.
     async fn list(&self, cx: &OpContext, path: &str) -> Result<Vec<FileInfo>>;
     /// Makes a directory and those above it; an existing one is fine.

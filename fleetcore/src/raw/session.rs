@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures::Stream;
 
 use crate::{
-    CommandEvent, CommandId, ExitStatus, Key, Offset, PtySize, Result, Screen, SessionId, SessionInfo, Turn, WaitPolicy,
+    CommandEvent, CommandId, ExitStatus, Key, Offset, PtySize, Result, Screen, SessionId, SessionInfo, Turn,
+    WaitPolicy,
 };
 
 /// Numbered events of one command. A subscriber, never the owner: dropping it only detaches.

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use crate::{
     AgentId, AgentInfo, AgentRegistration, AgentReport, AuditEntry, AuditFilter, CommandFilter, CommandId,
-    CommandRecord, Labels, Lease, Offset, OutputChunk, RegistryEvent, Result, StateChange, TokenId, TokenRecord,
-    UserName, UserRecord,
+    CommandRecord, Labels, Lease, Offset, OutputChunk, RegistryEvent, Result, StateChange, TokenId,
+    TokenRecord, UserName, UserRecord,
 };
 
 /// Which agents there are.
@@ -47,7 +47,11 @@ pub trait CommandStore: Send + Sync + fmt::Debug + 'static {
     async fn append_output(&self, id: CommandId, chunk: &OutputChunk) -> Result<()>;
     /// What is kept from `from` on, in order. Chunks that start later than expected mean bytes are gone. The
     /// stream ends at the end of what is stored now. A command without output gives an empty stream.
-    async fn read_output(&self, id: CommandId, from: Offset) -> Result<BoxStream<'static, Result<OutputChunk>>>;
+    async fn read_output(
+        &self,
+        id: CommandId,
+        from: Offset,
+    ) -> Result<BoxStream<'static, Result<OutputChunk>>>;
     /// Removes records that ended before `ended_before`, with their output; returns how many.
     async fn prune(&self, ended_before: Timestamp) -> Result<u64>;
     /// Settles every record that is `Queued` or `Running` to `Lost`; returns them. For a store that was just opened,

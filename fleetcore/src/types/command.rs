@@ -57,7 +57,9 @@ impl Program {
     /// One line for people: arguments quoted as a POSIX shell would need them.
     pub fn display(&self) -> String {
         match self {
-            Self::Argv(argv) => argv.iter().map(|a| crate::sim::quote::quote(a)).collect::<Vec<_>>().join(" "),
+            Self::Argv(argv) => {
+                argv.iter().map(|a| crate::sim::quote::quote(a)).collect::<Vec<_>>().join(" ")
+            }
             Self::Shell(script) => script.clone(),
             Self::Action { name, args } => {
                 let args = args.iter().map(|(k, v)| format!(" {k}={}", crate::sim::quote::quote(v)));

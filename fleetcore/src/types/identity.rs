@@ -53,11 +53,13 @@ impl fmt::Display for Role {
 impl FromStr for Role {
     type Err = Error;
     fn from_str(text: &str) -> Result<Self> {
-        [Self::Viewer, Self::Operator, Self::Admin].into_iter().find(|r| r.as_str() == text).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidInput, "no such role")
-                .with_context("field", "role")
-                .with_context("rule", "viewer, operator or admin")
-        })
+        [Self::Viewer, Self::Operator, Self::Admin].into_iter().find(|r| r.as_str() == text).ok_or_else(
+            || {
+                Error::new(ErrorKind::InvalidInput, "no such role")
+                    .with_context("field", "role")
+                    .with_context("rule", "viewer, operator or admin")
+            },
+        )
     }
 }
 
@@ -216,7 +218,12 @@ pub struct AuditEntry {
 
 impl AuditEntry {
     /// An entry dated now. `outcome` is `ok` or an error code.
-    pub fn new(actor: impl Into<String>, action: impl Into<String>, target: impl Into<String>, outcome: &str) -> Self {
+    pub fn new(
+        actor: impl Into<String>,
+        action: impl Into<String>,
+        target: impl Into<String>,
+        outcome: &str,
+    ) -> Self {
         Self {
             seq: 0,
             at: Timestamp::now(),

@@ -97,7 +97,14 @@ pub struct MachineInfo {
 impl MachineInfo {
     /// A machine with the two facts every provider knows.
     pub fn new(id: MachineId, state: MachineState) -> Self {
-        Self { id, state, native_state: String::new(), addresses: vec![], labels: Labels::new(), created_at: None }
+        Self {
+            id,
+            state,
+            native_state: String::new(),
+            addresses: vec![],
+            labels: Labels::new(),
+            created_at: None,
+        }
     }
 }
 

@@ -137,7 +137,8 @@ mod tests {
         for text in ["local", "office-1", "multipass/dev1", "office-1/multipass/dev1"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
-        for bad in ["", "/", "a/", "/a", "a/b/c/d", "local/x", "a/local/x", "local/p/m", "a b", "-x", "../x"] {
+        for bad in ["", "/", "a/", "/a", "a/b/c/d", "local/x", "a/local/x", "local/p/m", "a b", "-x", "../x"]
+        {
             assert_eq!(bad.parse::<Target>().unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
         }
     }
