@@ -7,10 +7,12 @@ mod fleet;
 mod id;
 mod journal;
 pub mod raw;
+pub mod session;
 mod sim;
 mod supervisor;
 #[cfg(feature = "local")]
 mod sys;
+mod term;
 mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};
