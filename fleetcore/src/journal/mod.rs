@@ -5,3 +5,6 @@ mod ring;
 
 pub use reader::JournalStream;
 pub(crate) use ring::Journal;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! What every reader may rely on, whatever the order of pushes, reads, joins and leaves.
+
+use std::{collections::BTreeMap, sync::Arc, task::Poll};
+
+use bytes::Bytes;
+use futures::{StreamExt, poll};
+use proptest::prelude::*;
+
+use super::{Journal, JournalStream};
+use crate::{
+    Channel, CommandEvent, CommandId, CommandState, CommandStream, ExitKind, ExitStatus, Offset, Overflow,
+};
+
+fn journal(capacity: usize, overflow: Overflow) -> Arc<Journal> {
+    Journal::new(CommandId::generate(), capacity, overflow, None)
+}
+
+fn push(journal: &Journal, channel: Channel, data: &[u8]) {
+    let chunk = journal.stamp(channel, Bytes::copy_from_slice(data));
+    journal.push(chunk);
+}
+
+fn finish(journal: &Journal) {
+    journal.finish(CommandState::Succeeded, ExitStatus::new(ExitKind::Code(0)));
+}
+
+/// Everything that is ready now.
+async fn ready(stream: &mut JournalStream) -> Vec<CommandEvent> {
+    let mut events = vec![];
+    while let Poll::Ready(Some(event)) = poll!(stream.next()) {
+        events.push(event.unwrap());
+    }
+    events
+}
+
+/// Checks that events continue at `at` without an unexplained hole, and that bytes are those that were pushed.
+fn follow(at: &mut u64, events: &[CommandEvent], written: &[u8]) -> (u64, bool) {
+    let (mut gaps, mut exited) = (0, false);
+    for event in events {
+        assert!(!exited, "nothing comes after the exit");
+        match event {
+            CommandEvent::Output(chunk) => {
+                assert_eq!(chunk.offset.0, *at);
+                assert_eq!(&chunk.data[..], &written[*at as usize..][..chunk.data.len()]);
+                *at = chunk.end().0;
+            }
+            CommandEvent::Gap { from, to } => {
+                assert_eq!(from.0, *at);
+                assert!(to > from);
+                gaps += to.0 - from.0;
+                *at = to.0;
+            }
+            CommandEvent::Exited(_) => exited = true,
+            CommandEvent::State(_) => {}
+        }
+    }
+    (gaps, exited)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(u8, usize),
+    Join(u64),
+    Read(usize),
+    Leave(usize),
+    Resume(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0u8..3, 0usize..400).prop_map(|(c, n)| Step::Push(c, n)),
+        2 => (0u64..6000).prop_map(Step::Join),
+        3 => (0usize..8).prop_map(Step::Read),
+        1 => (0usize..8).prop_map(Step::Leave),
+        1 => (0usize..8).prop_map(Step::Resume),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn readers_get_every_byte_or_an_explicit_gap(
+        steps in prop::collection::vec(step(), 1..80),
+        capacity in 1usize..2000,
+        block in any::<bool>(),
+    ) {
+        let overflow = if block { Overflow::Block } else { Overflow::DropOldest };
+        futures::executor::block_on(async move {
+            let journal = journal(capacity, overflow);
+            let channels = [Channel::Stdout, Channel::Stderr, Channel::Pty];
+            let mut written: Vec<u8> = vec![];
+            let mut readers: BTreeMap<usize, (JournalStream, u64)> = BTreeMap::new();
+            let mut next_reader = 0;
+            for step in steps {
+                match step {
+                    Step::Push(channel, len) => {
+                        if !journal.has_space() {
+                            continue;
+                        }
+                        let data: Vec<u8> = (0..len).map(|i| (written.len() + i) as u8).collect();
+                        push(&journal, channels[channel as usize], &data);
+                        written.extend(data);
+                    }
+                    Step::Join(from) => {
+                        let stream = journal.subscribe(Offset(from));
+                        let at = stream.position().0;
+                        assert_eq!(at, from.min(written.len() as u64));
+                        readers.insert(next_reader, (stream, at));
+                        next_reader += 1;
+                    }
+                    Step::Read(n) => {
+                        if let Some((stream, at)) = readers.values_mut().nth(n) {
+                            let before = *at;
+                            let (gaps, _) = follow(at, &ready(stream).await, &written);
+                            assert_eq!(*at, written.len() as u64);
+                            assert!(gaps <= *at - before);
+                        }
+                    }
+                    Step::Leave(n) => {
+                        if let Some(key) = readers.keys().nth(n).copied() {
+                            readers.remove(&key);
+                        }
+                    }
+                    Step::Resume(n) => {
+                        if let Some((stream, at)) = readers.values_mut().nth(n) {
+                            *stream = journal.subscribe(stream.position());
+                            assert_eq!(stream.position().0, *at);
+                        }
+                    }
+                }
+            }
+            finish(&journal);
+            for (mut stream, mut at) in readers.into_values() {
+                let (_, exited) = follow(&mut at, &ready(&mut stream).await, &written);
+                assert!(exited);
+                assert_eq!(at, written.len() as u64);
+            }
+        });
+    }
+
+    #[test]
+    fn small_writes_are_merged_without_changing_a_byte(sizes in prop::collection::vec(1usize..4, 5000..6000)) {
+        let journal = journal(1 << 20, Overflow::DropOldest);
+        let mut written = vec![];
+        for (i, n) in sizes.iter().enumerate() {
+            let channel = if i % 500 < 250 { Channel::Stdout } else { Channel::Stderr };
+            let data = vec![i as u8; *n];
+            push(&journal, channel, &data);
+            written.extend(data);
+        }
+        prop_assert!(journal.lock().chunks.len() < 4200);
+        prop_assert_eq!(journal.slice(Offset(0)..journal.end()), written);
+    }
+}
+
+#[tokio::test]
+async fn block_holds_before_the_first_reader_and_lets_go_after_the_last() {
+    let journal = journal(100, Overflow::Block);
+    push(&journal, Channel::Stdout, &[1; 150]);
+    assert!(!journal.has_space(), "nobody has read anything yet");
+    let mut reader = journal.subscribe(Offset(0));
+    assert!(!journal.has_space());
+    assert!(matches!(reader.next().await, Some(Ok(CommandEvent::Output(c))) if c.data.len() == 150));
+    assert!(journal.has_space());
+    push(&journal, Channel::Stdout, &[2; 150]);
+    assert!(!journal.has_space());
+    drop(reader);
+    assert!(journal.has_space());
+}
+
+#[tokio::test]
+async fn a_waiting_reader_is_woken_by_output_and_by_the_end() {
+    let journal = journal(100, Overflow::DropOldest);
+    let mut reader = journal.subscribe(Offset(0));
+    let waiting = tokio::spawn(async move {
+        let first = reader.next().await.unwrap().unwrap();
+        let second = reader.next().await.unwrap().unwrap();
+        (first, second, reader.next().await.is_none())
+    });
+    tokio::task::yield_now().await;
+    push(&journal, Channel::Stdout, b"x");
+    tokio::task::yield_now().await;
+    finish(&journal);
+    let (first, second, over) = waiting.await.unwrap();
+    assert!(matches!(first, CommandEvent::Output(c) if &c.data[..] == b"x"));
+    assert!(matches!(second, CommandEvent::Exited(s) if s.success()));
+    assert!(over);
+}
