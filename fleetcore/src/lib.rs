@@ -9,6 +9,7 @@ mod journal;
 pub mod raw;
 pub mod session;
 mod sim;
+pub mod store;
 mod supervisor;
 #[cfg(feature = "local")]
 mod sys;

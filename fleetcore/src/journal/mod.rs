@@ -2,6 +2,8 @@
 
 mod reader;
 mod ring;
+#[cfg(feature = "sqlite")]
+pub(crate) mod spool;
 
 pub use reader::JournalStream;
 pub(crate) use ring::Journal;

@@ -1,0 +1,9 @@
+//! Everything in memory, within limits; gone with the process.
+
+mod commands;
+mod identity;
+mod output;
+mod registry;
+mod store;
+
+pub use store::{MemoryLimits, MemoryStore};
