@@ -1,0 +1,162 @@
+//! The fleet over the local backend and a SQLite store: what is recorded, what survives, what is refused.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use fleetcore::{
+    CommandEvent, CommandFilter, CommandId, CommandSpec, CommandState, CommandStream, EndReason, ErrorKind,
+    ExitStatus, Fleet, FleetEvent, FleetLimits, Offset, OpContext, Overflow,
+    backends::local::{Local, LocalConfig},
+    store::sqlite::{SqliteConfig, SqliteStore},
+};
+use futures::StreamExt;
+
+fn fleet_in(dir: &Path) -> Fleet {
+    let store = SqliteStore::open(SqliteConfig::new(dir)).unwrap();
+    Fleet::builder()
+        .with_host(Arc::new(Local::new(LocalConfig::default())))
+        .with_store(Arc::new(store))
+        .build()
+}
+
+async fn bytes_of(mut stream: Box<dyn CommandStream>) -> (Vec<u8>, u64, Option<ExitStatus>) {
+    let (mut bytes, mut gaps, mut exit) = (vec![], 0, None);
+    while let Some(event) = stream.next().await {
+        match event.unwrap() {
+            CommandEvent::Output(c) => bytes.extend_from_slice(&c.data),
+            CommandEvent::Gap { from, to } => gaps += to.0 - from.0,
+            CommandEvent::Exited(status) => exit = Some(status),
+            _ => {}
+        }
+    }
+    (bytes, gaps, exit)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_beyond_the_window_comes_from_the_log_without_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fleet_in(dir.path());
+    let spec = CommandSpec::argv(["seq", "1", "400000"]).with_replay(64 * 1024, Overflow::DropOldest);
+    let command = fleet.machine("local").unwrap().spawn(spec).await.unwrap();
+    let id = command.id();
+    let expected: Vec<u8> = (1..=400_000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let live = command.handle();
+    assert!(live.wait().await.unwrap().success());
+    // A handle from before the end, and the table after it, give the same.
+    let (bytes, gaps, _) = bytes_of(live.stream(Offset(0))).await;
+    assert!(bytes == expected && gaps == 0);
+    for from in [0u64, 1, 1_000_000, expected.len() as u64] {
+        let (bytes, gaps, exit) = bytes_of(fleet.commands().stream(id, Offset(from)).await.unwrap()).await;
+        assert!(bytes == expected[from as usize..] && gaps == 0, "from {from}");
+        assert!(exit.unwrap().success());
+    }
+    let record = fleet.commands().get(id).await.unwrap();
+    assert_eq!(record.state, CommandState::Succeeded);
+    assert_eq!(record.output_end.0, expected.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_cannot_start_is_recorded_as_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fleet_in(dir.path());
+    let (cx, id) = (OpContext::for_actor("me"), CommandId::generate());
+    let machine = fleet.machine("local").unwrap();
+    let error = machine.spawn_with(&cx, id, CommandSpec::argv(["/no/such/program"])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let record = fleet.commands().get(id).await.unwrap();
+    assert_eq!((record.state, record.actor.as_deref()), (CommandState::Failed, Some("me")));
+    assert!(record.error.unwrap().contains("/no/such/program"));
+    // The id is used up.
+    let error = machine.spawn_with(&cx, id, CommandSpec::argv(["true"])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_refused_before_anything_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fleet_in(dir.path());
+    let machine = fleet.machine("local").unwrap();
+    let huge = CommandSpec::argv(["true"]).with_replay(1 << 40, Overflow::Block);
+    let zero = CommandSpec::argv(["true"]).with_timeout(Duration::ZERO);
+    let no_program = CommandSpec::argv::<String>([]);
+    for (spec, field) in [(huge, "replay_bytes"), (zero, "timeout"), (no_program, "argv")] {
+        let error = machine.spawn(spec).await.unwrap_err();
+        assert_eq!((error.kind(), error.context_value("field")), (ErrorKind::InvalidInput, Some(field)));
+    }
+    assert!(fleet.commands().list(CommandFilter::default()).await.unwrap().is_empty());
+    assert_eq!(fleet.machine("nowhere/x").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(fleet.machine("a/b/c/d").unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutdown_ends_detached_commands_and_refuses_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fleet_in(dir.path());
+    let machine = fleet.machine("local").unwrap();
+    let handle = machine.spawn(CommandSpec::argv(["sleep", "1000"])).await.unwrap().detach();
+    fleet.shutdown().await;
+    assert_eq!(handle.wait().await.unwrap().reason, Some(EndReason::Shutdown));
+    assert_eq!(fleet.commands().get(handle.id()).await.unwrap().state, CommandState::Cancelled);
+    assert_eq!(machine.spawn(CommandSpec::argv(["true"])).await.unwrap_err().kind(), ErrorKind::RateLimited);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_commands_at_once_are_refused_and_the_place_comes_back() {
+    let mut limits = FleetLimits::default();
+    limits.commands = 1;
+    let host = Arc::new(Local::new(LocalConfig::default()));
+    let fleet = Fleet::builder().with_host(host).with_limits(limits).build();
+    let machine = fleet.machine("local").unwrap();
+    let first = machine.spawn(CommandSpec::argv(["cat"]).with_stdin()).await.unwrap();
+    let error = machine.spawn(CommandSpec::argv(["true"])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RateLimited);
+    first.close_stdin().await;
+    first.wait().await.unwrap();
+    assert!(machine.spawn(CommandSpec::argv(["true"])).await.unwrap().wait().await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_tell_every_state_in_order() {
+    let fleet = Fleet::local();
+    let mut events = fleet.events();
+    let command = fleet.machine("local").unwrap().spawn(CommandSpec::argv(["false"])).await.unwrap();
+    command.wait().await.unwrap();
+    let mut states = vec![];
+    while states.last() != Some(&CommandState::Failed) {
+        if let FleetEvent::Command(record) = events.recv().await.unwrap() {
+            assert_eq!(record.id, command.id());
+            states.push(record.state);
+        }
+    }
+    assert_eq!(states, [CommandState::Queued, CommandState::Running, CommandState::Failed]);
+    assert_eq!(fleet.commands().running(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_left_running_become_lost_and_keep_their_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = CommandId::generate();
+    // A runtime that goes away without a word stands in for a crash of this process.
+    let path = dir.path().to_owned();
+    let crashed = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let fleet = fleet_in(&path);
+            let machine = fleet.machine("local").unwrap();
+            let spec = CommandSpec::shell("echo started; exec sleep 1000");
+            let command = machine.spawn_with(&OpContext::default(), id, spec).await.unwrap();
+            let mut stream = command.stream(Offset(0));
+            assert!(matches!(stream.next().await, Some(Ok(CommandEvent::Output(_)))));
+            let _ = command.detach();
+        });
+        runtime.shutdown_timeout(Duration::from_secs(5));
+    });
+    crashed.join().unwrap();
+    let fleet = fleet_in(dir.path());
+    let lost = fleet.commands().store().unwrap().mark_lost("the server was restarted").await.unwrap();
+    assert_eq!(lost, [id]);
+    let record = fleet.commands().get(id).await.unwrap();
+    assert_eq!((record.state, record.output_end), (CommandState::Lost, Offset(8)));
+    let (bytes, gaps, exit) = bytes_of(fleet.commands().stream(id, Offset(0)).await.unwrap()).await;
+    assert_eq!((&bytes[..], gaps), (&b"started\n"[..], 0));
+    assert!(exit.is_some());
+}
