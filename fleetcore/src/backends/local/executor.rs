@@ -280,14 +280,14 @@ fn assemble(tree: Arc<Tree>, mut control: LocalControl, channels: Channels) -> i
 #[async_trait]
 impl Executor for Local {
     fn capabilities(&self) -> ExecCapabilities {
-        let mut can = ExecCapabilities::default();
-        can.pty = true;
-        can.stdin = true;
-        can.split_output = true;
-        can.signals = true;
-        can.run_as_user = self.config.allow_user_switch && rustix::process::geteuid().is_root();
-        can.native_files = false;
-        can
+        ExecCapabilities {
+            pty: true,
+            stdin: true,
+            split_output: true,
+            signals: true,
+            run_as_user: self.config.allow_user_switch && rustix::process::geteuid().is_root(),
+            ..ExecCapabilities::default()
+        }
     }
 
     async fn ping(&self, _cx: &OpContext) -> Result<()> {

@@ -263,4 +263,35 @@ mod tests {
         b.idle();
         assert_eq!(b.bytes.capacity(), 0);
     }
+
+    #[tokio::test]
+    async fn pipes_that_are_always_full_take_turns() {
+        use std::{io::Write, os::fd::OwnedFd};
+
+        use futures::StreamExt;
+
+        let mut writers = vec![];
+        let mut pipes = vec![];
+        for channel in [Channel::Stdout, Channel::Stderr] {
+            let (read, write) = std::io::pipe().unwrap();
+            let read = OwnedFd::from(read);
+            for fd in [rustix::io::ioctl_fionbio(&read, true), rustix::io::ioctl_fionbio(&write, true)] {
+                fd.unwrap();
+            }
+            pipes.push((channel, pipe::Receiver::from_owned_fd(read).unwrap()));
+            writers.push(write);
+        }
+        let mut output = PipeOutput::new(pipes);
+        let (mut last, mut row, mut longest) = (None, 0, 0);
+        for _ in 0..300 {
+            for writer in &mut writers {
+                while writer.write(&[b'x'; 4096]).is_ok() {}
+            }
+            let (channel, _) = output.next().await.unwrap().unwrap();
+            row = if last == Some(channel) { row + 1 } else { 1 };
+            last = Some(channel);
+            longest = longest.max(row);
+        }
+        assert!(longest <= MAX_STREAK + 2, "{longest} in a row");
+    }
 }
