@@ -6,6 +6,7 @@ mod error;
 mod fleet;
 mod id;
 mod journal;
+pub mod layers;
 pub mod raw;
 pub mod session;
 mod sim;

@@ -1,0 +1,311 @@
+//! The one place where layers forward calls.
+
+use std::{ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    around::{Around, Call},
+    operation::{Operation, Subject},
+};
+use crate::{
+    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, Key,
+    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, PtySize, Result, Screen,
+    SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
+    raw::{ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess, Session},
+};
+
+/// `inner` with a layer around it.
+#[derive(Debug)]
+pub(super) struct Wrapped<I: ?Sized, A> {
+    inner: Arc<I>,
+    around: Arc<A>,
+}
+
+impl<I: ?Sized, A> Wrapped<I, A> {
+    pub(super) fn new(inner: Arc<I>, around: Arc<A>) -> Self {
+        Self { inner, around }
+    }
+}
+
+/// A stream of input can be sent once; the layers know ([`Operation::is_repeatable`]), this is the backstop.
+fn used_up(operation: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidState, "the data was sent already").with_operation(operation)
+}
+
+#[async_trait]
+impl<A: Around> Provider for Wrapped<dyn Provider, A> {
+    fn scheme(&self) -> &'static str {
+        self.inner.scheme()
+    }
+
+    fn capabilities(&self) -> MachineCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn create(&self, cx: &OpContext, spec: MachineSpec) -> Result<MachineInfo> {
+        let (inner, spec) = (&self.inner, &spec);
+        let call = Call::new(Operation::MachineCreate, Subject::NewMachine(inner.scheme(), &spec.name));
+        let run = |cx: OpContext| async move { inner.create(&cx, spec.clone()).await };
+        Ok(self.around.call(&call, cx, run).await?.0)
+    }
+
+    async fn start(&self, cx: &OpContext, id: &MachineId) -> Result<MachineInfo> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::MachineStart, Subject::Machine(inner.scheme(), id));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.start(&cx, id).await }).await?.0)
+    }
+
+    async fn stop(&self, cx: &OpContext, id: &MachineId, mode: StopMode) -> Result<MachineInfo> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::MachineStop, Subject::Machine(inner.scheme(), id));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.stop(&cx, id, mode).await }).await?.0)
+    }
+
+    async fn delete(&self, cx: &OpContext, id: &MachineId, purge: bool) -> Result<()> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::MachineDelete, Subject::Machine(inner.scheme(), id));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.delete(&cx, id, purge).await }).await?.0)
+    }
+
+    async fn list(&self, cx: &OpContext, filter: MachineFilter) -> Result<Vec<MachineInfo>> {
+        let (inner, filter) = (&self.inner, &filter);
+        let call = Call::new(Operation::MachineList, Subject::Provider(inner.scheme()));
+        let run = |cx: OpContext| async move { inner.list(&cx, filter.clone()).await };
+        Ok(self.around.call(&call, cx, run).await?.0)
+    }
+
+    async fn info(&self, cx: &OpContext, id: &MachineId) -> Result<MachineInfo> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::MachineInfo, Subject::Machine(inner.scheme(), id));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.info(&cx, id).await }).await?.0)
+    }
+
+    /// The executor is not wrapped here: the fleet hands it to `layer_executor`, and twice would be once too often.
+    async fn connect(&self, cx: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::MachineConnect, Subject::Machine(inner.scheme(), id));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.connect(&cx, id).await }).await?.0)
+    }
+}
+
+#[async_trait]
+impl<A: Around> Executor for Wrapped<dyn Executor, A> {
+    fn capabilities(&self) -> ExecCapabilities {
+        self.inner.capabilities()
+    }
+
+    async fn ping(&self, cx: &OpContext) -> Result<()> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::Ping, Subject::Host);
+        Ok(self.around.call(&call, cx, |cx| async move { inner.ping(&cx).await }).await?.0)
+    }
+
+    async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        let inner = &self.inner;
+        let call = Call::spawn(Subject::Command(id), spec);
+        let run = |cx: OpContext| async move { inner.spawn(&cx, id, spec).await };
+        let (process, ticket) = self.around.call(&call, cx, run).await?;
+        Ok(self.around.process(&call, ticket, process))
+    }
+
+    async fn reattach(&self, cx: &OpContext, id: CommandId, from: Offset) -> Result<RawProcess> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::Reattach, Subject::Command(id));
+        let run = |cx: OpContext| async move { inner.reattach(&cx, id, from).await };
+        let (process, ticket) = self.around.call(&call, cx, run).await?;
+        Ok(self.around.process(&call, ticket, process))
+    }
+
+    async fn open_session(&self, cx: &OpContext, spec: SessionSpec) -> Result<Arc<dyn Session>> {
+        let (inner, spec) = (&self.inner, &spec);
+        let call = Call::new(Operation::SessionOpen, Subject::Session(&spec.id));
+        let run = |cx: OpContext| async move { inner.open_session(&cx, spec.clone()).await };
+        let (session, ticket) = self.around.call(&call, cx, run).await?;
+        Ok(Arc::new(WrappedSession { inner: session, around: Arc::clone(&self.around), _ticket: ticket }))
+    }
+
+    fn files(&self) -> Result<Arc<dyn FileSystem>> {
+        Ok(Arc::new(Wrapped::new(self.inner.files()?, Arc::clone(&self.around))))
+    }
+}
+
+#[async_trait]
+impl<A: Around> FileSystem for Wrapped<dyn FileSystem, A> {
+    async fn stat(&self, cx: &OpContext, path: &str) -> Result<FileInfo> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::FileStat, Subject::Path(path));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.stat(&cx, path).await }).await?.0)
+    }
+
+    async fn read(&self, cx: &OpContext, path: &str, offset: u64, len: Option<u64>) -> Result<ByteStream> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::FileRead, Subject::Path(path));
+        let run = |cx: OpContext| async move { inner.read(&cx, path, offset, len).await };
+        let (bytes, ticket) = self.around.call(&call, cx, run).await?;
+        Ok(self.around.bytes(&call, ticket, bytes))
+    }
+
+    async fn write(
+        &self,
+        cx: &OpContext,
+        path: &str,
+        opts: WriteOptions,
+        data: ByteStream,
+    ) -> Result<FileInfo> {
+        let (inner, mut data) = (&self.inner, Some(data));
+        let call = Call::new(Operation::FileWrite, Subject::Path(path));
+        let run = |cx: OpContext| {
+            let data = data.take().ok_or_else(|| used_up("file.write"));
+            async move { inner.write(&cx, path, opts, data?).await }
+        };
+        Ok(self.around.call(&call, cx, run).await?.0)
+    }
+
+    async fn list(&self, cx: &OpContext, path: &str) -> Result<Vec<FileInfo>> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::DirList, Subject::Path(path));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.list(&cx, path).await }).await?.0)
+    }
+
+    async fn create_dir(&self, cx: &OpContext, path: &str) -> Result<()> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::DirCreate, Subject::Path(path));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.create_dir(&cx, path).await }).await?.0)
+    }
+
+    async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::FileRename, Subject::Path(from));
+        Ok(self.around.call(&call, cx, |cx| async move { inner.rename(&cx, from, to).await }).await?.0)
+    }
+
+    async fn remove(&self, cx: &OpContext, path: &str, recursive: bool) -> Result<()> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::FileRemove, Subject::Path(path));
+        let run = |cx: OpContext| async move { inner.remove(&cx, path, recursive).await };
+        Ok(self.around.call(&call, cx, run).await?.0)
+    }
+
+    async fn read_tar(&self, cx: &OpContext, path: &str) -> Result<ByteStream> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::TarRead, Subject::Path(path));
+        let run = |cx: OpContext| async move { inner.read_tar(&cx, path).await };
+        let (bytes, ticket) = self.around.call(&call, cx, run).await?;
+        Ok(self.around.bytes(&call, ticket, bytes))
+    }
+
+    async fn write_tar(&self, cx: &OpContext, path: &str, data: ByteStream) -> Result<u64> {
+        let (inner, mut data) = (&self.inner, Some(data));
+        let call = Call::new(Operation::TarWrite, Subject::Path(path));
+        let run = |cx: OpContext| {
+            let data = data.take().ok_or_else(|| used_up("file.write_tar"));
+            async move { inner.write_tar(&cx, path, data?).await }
+        };
+        Ok(self.around.call(&call, cx, run).await?.0)
+    }
+}
+
+/// A backend's own session. It keeps the ticket of its opening, e.g. the place it takes under a limit.
+#[derive(Debug)]
+struct WrappedSession<A: Around> {
+    inner: Arc<dyn Session>,
+    around: Arc<A>,
+    _ticket: A::Ticket,
+}
+
+impl<A: Around> WrappedSession<A> {
+    async fn around<T: Send, F: Future<Output = Result<T>> + Send>(
+        &self,
+        operation: Operation,
+        mut run: impl FnMut() -> F + Send,
+    ) -> Result<T> {
+        let call = Call::new(operation, Subject::Session(self.inner.id()));
+        Ok(self.around.call(&call, &OpContext::default(), |_| run()).await?.0)
+    }
+}
+
+#[async_trait]
+impl<A: Around> Session for WrappedSession<A> {
+    fn id(&self) -> &SessionId {
+        self.inner.id()
+    }
+
+    fn info(&self) -> SessionInfo {
+        self.inner.info()
+    }
+
+    async fn run(&self, command: &str, wait: WaitPolicy) -> Result<Turn> {
+        let wait = &wait;
+        self.around(Operation::SessionRun, || self.inner.run(command, wait.clone())).await
+    }
+
+    async fn resume(&self, wait: WaitPolicy) -> Result<Turn> {
+        let wait = &wait;
+        self.around(Operation::SessionResume, || self.inner.resume(wait.clone())).await
+    }
+
+    async fn send_keys(&self, keys: &[Key]) -> Result<()> {
+        self.around(Operation::SessionKeys, || self.inner.send_keys(keys)).await
+    }
+
+    async fn write(&self, data: Bytes) -> Result<()> {
+        let data = &data;
+        self.around(Operation::SessionWrite, || self.inner.write(data.clone())).await
+    }
+
+    async fn interrupt(&self, wait: WaitPolicy) -> Result<Turn> {
+        let wait = &wait;
+        self.around(Operation::SessionInterrupt, || self.inner.interrupt(wait.clone())).await
+    }
+
+    async fn resize(&self, size: PtySize) -> Result<()> {
+        self.around(Operation::SessionResize, || self.inner.resize(size)).await
+    }
+
+    async fn stream(&self, from: Offset) -> Result<Box<dyn CommandStream>> {
+        self.around(Operation::SessionStream, || self.inner.stream(from)).await
+    }
+
+    async fn text(&self, range: Range<Offset>) -> Result<String> {
+        let range = &range;
+        self.around(Operation::SessionText, || self.inner.text(range.clone())).await
+    }
+
+    async fn screen(&self) -> Result<Screen> {
+        self.around(Operation::SessionScreen, || self.inner.screen()).await
+    }
+
+    async fn ended(&self) -> Result<ExitStatus> {
+        self.around(Operation::SessionEnded, || self.inner.ended()).await
+    }
+
+    async fn close(&self) -> Result<ExitStatus> {
+        self.around(Operation::SessionClose, || self.inner.close()).await
+    }
+}
+
+/// The two hooks every layer has, over [`Wrapped`].
+macro_rules! layer_hooks {
+    ($layer:ty) => {
+        impl $crate::raw::Layer for $layer {
+            fn layer_provider(
+                &self,
+                inner: std::sync::Arc<dyn $crate::raw::Provider>,
+            ) -> std::sync::Arc<dyn $crate::raw::Provider> {
+                let around = std::sync::Arc::clone(&self.0);
+                std::sync::Arc::new($crate::layers::wrapped::Wrapped::new(inner, around))
+            }
+
+            fn layer_executor(
+                &self,
+                inner: std::sync::Arc<dyn $crate::raw::Executor>,
+            ) -> std::sync::Arc<dyn $crate::raw::Executor> {
+                let around = std::sync::Arc::clone(&self.0);
+                std::sync::Arc::new($crate::layers::wrapped::Wrapped::new(inner, around))
+            }
+        }
+    };
+}
+pub(super) use layer_hooks;
