@@ -31,6 +31,8 @@ export interface Term {
   search: SearchAddon;
   serialize: SerializeAddon;
   setDark(dark: boolean): void;
+  /** While searching, the selection (the match found) stands out from the other matches. */
+  setSearching(searching: boolean): void;
   /** Only a visible terminal holds a WebGL context: browsers allow few. */
   setVisible(visible: boolean): void;
   /** While true, answers to queries in old output are not sent again. */
@@ -70,13 +72,24 @@ export function createTerm(
     webgl?.dispose();
     webgl = undefined;
   };
+  let { dark } = options;
+  let searching = false;
+  const colour = () => {
+    const theme = dark ? DARK : LIGHT;
+    term.options.theme = searching ? { ...theme, selectionInactiveBackground: '#d9601a' } : theme;
+  };
   let muted = false;
   muteQueries(term, () => muted);
 
   return {
     term, fit, search, serialize,
-    setDark(dark) {
-      term.options.theme = dark ? DARK : LIGHT;
+    setDark(next) {
+      dark = next;
+      colour();
+    },
+    setSearching(next) {
+      searching = next;
+      colour();
     },
     setVisible(visible) {
       if (!visible) return dropWebgl();
