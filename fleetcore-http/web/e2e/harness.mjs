@@ -47,5 +47,8 @@ export const tempDir = () => fs.mkdtempSync(path.join(os.tmpdir(), 'fleetcore-e2
 
 export async function startBrowser() {
   const { chromium: driver } = await import('playwright-core');
-  return driver.launch({ executablePath: chromium, args: ['--no-sandbox', '--disable-dev-shm-usage'] });
+  return driver.launch({ executablePath: chromium, 
+    // Without WebGL terminals are drawn as text in the page, which tests can read.
+    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-3d-apis'],
+   });
 }

@@ -10,7 +10,7 @@ export const SHORTCUTS: readonly { keys: string; what: string; where: string }[]
   { keys: 'Alt Shift ↑', what: 'Leave the terminal: focus its tab', where: 'Terminals' },
   { keys: 'Ctrl Shift F', what: 'Search in the terminal', where: 'Terminals and output' },
   { keys: 'Ctrl Shift C / V', what: 'Copy, paste', where: 'Terminals' },
-  { keys: 'Ctrl Enter', what: 'Run', where: 'Run' },
+  { keys: 'Enter', what: 'Run (Ctrl Enter when there are several lines)', where: 'Run' },
   { keys: 'Space', what: 'Play or pause', where: 'Replay' },
 ];
 
