@@ -2,7 +2,7 @@
 // A stand-in for the fleetcore server, for looking at the screens and for trying
 // the end-to-end tests while the real one is not built. Development only: no
 // security, no limits, nothing kept. Takes the command line of `fleetcore serve`.
-import { spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
@@ -72,6 +72,7 @@ function createCommand(spec) {
   const old = commands.get(spec.id);
   if (old) return old;
   if (!spec.argv === !spec.shell) throw new Problem(400, 'invalid_input', 'give exactly one of argv and shell', { field: 'argv' });
+  if (spec.argv?.[0].includes('/') && !fs.existsSync(spec.argv[0])) throw new Problem(404, 'not_found', `no program ${spec.argv[0]}`, { field: 'argv' });
   const display = spec.shell ?? spec.argv.join(' ');
   const it = {
     id: spec.id ?? randomUUID(), target: spec.target, argv: spec.argv ?? null, shell: spec.shell ?? null, display, cwd: spec.cwd ?? null,
@@ -178,7 +179,9 @@ async function body(request) {
   return Buffer.concat(parts);
 }
 const known = (map, id) => map.get(id) ?? (() => { throw new Problem(404, 'not_found', `${id} is not known here`); })();
-const loggedIn = (request) => logins.has(/fleetcore_login=(\w+)/.exec(request.headers.cookie ?? '')?.[1]);
+const loggedIn = (request) => logins.has(/fleetcore_login=(\w+)/.exec(request.headers.cookie ?? '')?.[1])
+  || [...tokens.values()].some((it) => request.headers.authorization === `Bearer ${secretOf(it)}`);
+const secretOf = (token) => `fct_${createHash('sha256').update(token.id).digest('base64url')}`;
 
 async function files(request, url, rest) {
   const at = url.searchParams.get('path');
@@ -206,6 +209,7 @@ async function api(request, response, url) {
     if (input.password !== password) throw new Problem(401, 'permission_denied', 'wrong user or password');
     const secret = createHash('sha256').update(randomUUID()).digest('hex');
     logins.add(secret);
+    note('login', null, 'ok', null);
     response.setHeader('set-cookie', `fleetcore_login=${secret}; HttpOnly; SameSite=Strict; Path=/`);
     return who;
   }
@@ -246,7 +250,7 @@ async function api(request, response, url) {
     const token = { id: randomUUID(), user: 'admin', created_at: now(), last_used_at: null, expires_at: null, ...(await json()) };
     tokens.set(token.id, token);
     note('token.create', null, 'ok', { name: token.name });
-    return { ...token, secret: `fct_${createHash('sha256').update(token.id).digest('base64url')}` };
+    return { ...token, secret: secretOf(token) };
   }
   if (kind === 'tokens' && method === 'DELETE') return void tokens.delete(id);
   if (kind === 'tokens') return { items: [...tokens.values()] };
@@ -325,7 +329,10 @@ function attach(ws, it, url) {
   });
   ws.on('message', (data) => {
     if (data[0] === 1) it.child.stdin.write(data.subarray(1));
-    else if (data[0] === 3) {
+    else if (data[0] === 2) {
+      const [cols, rows] = [data.readUInt16BE(1), data.readUInt16BE(3)];
+      execFile('ps', ['-o', 'tty=', '--ppid', String(it.child.pid)], (_, tty) => execFile('stty', ['-F', `/dev/${tty?.trim()}`, 'cols', cols, 'rows', rows], () => {}));
+    } else if (data[0] === 3) {
       acked = Number(data.readBigUInt64BE(1));
       view();
     } else if (data[0] === 5) ws.send(Buffer.concat([Buffer.from([5]), data.subarray(1)]));

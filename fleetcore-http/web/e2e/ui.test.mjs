@@ -362,3 +362,29 @@ describe('keyboard and looks', () => {
     assert.equal(await background(), dark);
   });
 });
+
+describe('accessibility', () => {
+  const axe = fs.readFileSync(new URL('../node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
+  for (const colorScheme of ['light', 'dark']) {
+    ui(`has no violation axe finds, ${colorScheme}`, async (page) => {
+      await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+      await page.goto('/run');
+      const view = await run(page, 'echo for-axe');
+      await view.getByText('succeeded').waitFor();
+      const found = [];
+      const check = async (at) => {
+        await page.evaluate(axe);
+        const { violations } = await page.evaluate(() => globalThis.axe.run({ exclude: ['.xterm'] }));
+        for (const { id, nodes } of violations) found.push(`${at}: ${id}: ${nodes.map((it) => it.html.slice(0, 160)).join(' | ')}`);
+      };
+      await check('/run');
+      for (const at of ['/targets', '/history', '/tokens', '/audit', '/files?target=local&path=/etc', '/terminals']) {
+        await page.goto(at);
+        await page.getByRole('heading', { level: 1 }).waitFor();
+        await page.waitForLoadState('load');
+        await check(at);
+      }
+      assert.deepEqual(found, []);
+    });
+  }
+});

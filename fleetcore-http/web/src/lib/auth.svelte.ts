@@ -1,4 +1,4 @@
-import { setPendingHandler, setUnauthorizedHandler } from './api/client';
+import { ApiError, setPendingHandler, setUnauthorizedHandler } from './api/client';
 import * as api from './api/endpoints';
 import type { Identity, Info, Scope } from './api/types';
 import { live } from './live.svelte';
@@ -8,6 +8,8 @@ let identity = $state<Identity | undefined>();
 let server = $state<Info | undefined>();
 let ready = $state(false);
 let pending = $state(0);
+/** Why the server could not be asked who we are. */
+let failure = $state<unknown>();
 
 setPendingHandler((count) => (pending = count));
 setUnauthorizedHandler(() => {
@@ -37,6 +39,9 @@ export const auth = {
   get pending(): number {
     return pending;
   },
+  get failure(): unknown {
+    return failure;
+  },
   can(scope: Scope): boolean {
     return identity?.scopes.includes(scope) ?? false;
   },
@@ -44,8 +49,10 @@ export const auth = {
     void api.info().then((it) => (server = it), () => {});
     try {
       enter(await api.me());
-    } catch {
-      if (route.page !== 'login') go(`/login?next=${encodeURIComponent(route.full)}`, true);
+      failure = undefined;
+    } catch (error) {
+      if (!(error instanceof ApiError && error.status === 401)) failure = error;
+      else if (route.page !== 'login') go(`/login?next=${encodeURIComponent(route.full)}`, true);
     } finally {
       ready = true;
     }

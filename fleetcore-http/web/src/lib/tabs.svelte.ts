@@ -8,8 +8,8 @@ import { load, store } from './storage';
 /** Ids of the sessions opened in this browser, in tab order. */
 let order = $state<string[]>(load<string[]>('tabs', []));
 let active = $state<string | undefined>(load<string | undefined>('tab', undefined));
-/** Sessions that ended while shown: their last screen stays until closed. */
-let ended = $state<Record<string, Session>>({});
+/** Sessions whose screen was built here: it stays until closed, whatever becomes of them. */
+let kept = $state<Record<string, Session>>({});
 
 function save(): void {
   store('tabs', order);
@@ -19,7 +19,7 @@ function save(): void {
 function remove(id: string): void {
   const index = order.indexOf(id);
   order = order.filter((it) => it !== id);
-  delete ended[id];
+  delete kept[id];
   if (active === id) active = order[Math.min(Math.max(index, 0), order.length - 1)];
   save();
 }
@@ -27,7 +27,7 @@ function remove(id: string): void {
 export const tabs = {
   /** Tabs to show: what was opened here and still is, or just ended. */
   get list(): Session[] {
-    return order.flatMap((id) => live.sessions.get(id) ?? ended[id] ?? []);
+    return order.flatMap((id) => live.sessions.get(id) ?? kept[id] ?? []);
   },
   /** Live sessions of the server that have no tab here. */
   get others(): Session[] {
@@ -47,6 +47,8 @@ export const tabs = {
   },
   /** Opens a tab for a session that exists. */
   attach(id: string): void {
+    // Ids of sessions that are no more go at the next chance.
+    if (live.loaded) order = order.filter((it) => live.sessions.has(it) || it in kept);
     if (!order.includes(id)) order = [...order, id];
     active = id;
     save();
@@ -61,10 +63,14 @@ export const tabs = {
       report(error);
     }
   },
-  markEnded(session: Session): void {
-    ended[session.id] = session;
+  keep(session: Session): void {
+    kept[session.id] = session;
   },
-  isEnded: (id: string): boolean => id in ended,
+  markEnded(session: Session): void {
+    kept[session.id] = session;
+    live.sessions.delete(session.id);
+  },
+  isEnded: (id: string): boolean => live.loaded && !live.sessions.has(id),
   move(id: string, by: number): void {
     const from = order.indexOf(id);
     const to = from + by;
