@@ -381,9 +381,17 @@ describe('accessibility', () => {
       for (const at of ['/targets', '/history', '/tokens', '/audit', '/files?target=local&path=/etc', '/terminals']) {
         await page.goto(at);
         await page.getByRole('heading', { level: 1 }).waitFor();
-        await page.waitForLoadState('load');
+        await page.waitForFunction(() => !document.querySelector('.busy, .progress'));
         await check(at);
       }
+      await openTerminal(page);
+      await check('an open terminal');
+      await page.getByRole('button', { name: 'Terminal menu' }).locator('visible=true').click();
+      await check('the terminal menu');
+      await page.keyboard.press('Escape');
+      await page.getByRole('button', { name: 'Commands' }).click();
+      await page.getByRole('combobox', { name: 'Command' }).waitFor();
+      await check('the palette');
       assert.deepEqual(found, []);
     });
   }
