@@ -1,0 +1,11 @@
+// `npm run e2e`: says loudly why when it can not run, else hands over to node:test.
+import { spawnSync } from 'node:child_process';
+import { missing } from './harness.mjs';
+
+const reason = missing();
+if (reason) {
+  console.log(`\n*** BROWSER END-TO-END TESTS SKIPPED: ${reason} ***\n`);
+  process.exit(0);
+}
+const { status } = spawnSync(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=1', '--test-timeout=120000', `${import.meta.dirname}/ui.test.mjs`], { stdio: 'inherit' });
+process.exit(status ?? 1);
