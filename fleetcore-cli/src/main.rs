@@ -1,2 +1,43 @@
-//! The `fleetcore` program.
-fn main() {}
+//! The `fleetcore` program: run commands, open terminals and move files on every machine you have.
+//!
+//! Works in-process, or against a server. [`control`] hides the difference from the verbs in [`commands`];
+//! [`exit`] is the table of exit codes.
+
+mod cli;
+mod commands;
+mod config;
+mod control;
+mod error;
+mod exit;
+mod local_server;
+mod parse;
+mod render;
+mod signals;
+mod tty;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are no errors; clap writes them to stdout.
+            let code = if e.use_stderr() { exit::USAGE } else { exit::OK };
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("fleetcore: the runtime cannot start: {e}");
+            return ExitCode::from(exit::SOFTWARE);
+        }
+    };
+    let code = runtime.block_on(commands::dispatch(cli));
+    // A thread may still sit in a read from the terminal; nothing waits for it.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}

@@ -1,1 +1,3 @@
 //! HTTP server and client for fleetcore.
+#[cfg(feature = "client")]
+pub mod client;

@@ -1,0 +1,433 @@
+//! Arguments.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use fleetcore::{CommandState, Role, Scope, Signal, Target};
+use fleetcore_http::Network;
+
+use crate::{
+    exit,
+    parse::{self, FilePlace},
+};
+
+/// Run commands, open terminals and move files on every machine you have.
+///
+/// Without a server the work is done in this process. With --server, FLEETCORE_SERVER, a `server` in the
+/// configuration file, after `fleetcore login`, or while `fleetcore serve` of the same user runs on this host, the
+/// server does it.
+#[derive(Debug, Parser)]
+#[command(name = "fleetcore", version, max_term_width = 100, after_help = exit::HELP)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Verb,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Output {
+    /// Columns for people; colour on a terminal unless NO_COLOR is set
+    #[default]
+    Table,
+    /// JSON, with the field names of the HTTP API
+    Json,
+    /// Tab-separated values without a header
+    Plain,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Server to use, e.g. http://127.0.0.1:7070 [env: FLEETCORE_SERVER; its token: FLEETCORE_TOKEN]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "local")]
+    pub(crate) server: Option<String>,
+    /// Work in this process, whatever server is configured or running
+    #[arg(long, global = true)]
+    pub(crate) local: bool,
+    /// Also trust the certificates in this PEM file [env: FLEETCORE_CACERT]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Where records and output are kept [env: FLEETCORE_DATA_DIR; default: fleetcore in the XDG data place]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Configuration file [env: FLEETCORE_CONFIG; default: fleetcore/config.toml in the XDG config place]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// How to print results [env: FLEETCORE_OUTPUT; default: table]
+    #[arg(short, long, global = true, value_enum, value_name = "FORM")]
+    pub(crate) output: Option<Output>,
+    /// Only results and errors; lists print ids alone
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more on stderr; twice: much more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run the server: HTTP API and browser front end
+    Serve(Box<Serve>),
+    /// Run a command on a target; stdout and stderr stay apart, the exit code is passed on
+    Run(Box<Run>),
+    /// Open a terminal on a target
+    Shell(Shell),
+    /// Attach to a command or session of a server
+    Attach(Attach),
+    /// List commands; those that run, or all with -a
+    Ps(Ps),
+    /// List sessions of a server
+    Sessions(Sessions),
+    /// Print the output of a command
+    Logs(Logs),
+    /// End a command (TERM, its grace, KILL), send it a signal, or close a session
+    Kill(Kill),
+    /// Copy files and directories to, from and between targets
+    Cp(Cp),
+    /// List a directory on a target
+    Ls(Ls),
+    /// List targets
+    Targets,
+    /// Log in to a server and keep an API token for it
+    Login(Login),
+    /// Revoke and forget the token of a server
+    Logout,
+    /// Manage API tokens
+    #[command(subcommand)]
+    Token(Token),
+    /// Manage users of a server
+    #[command(subcommand)]
+    User(User),
+    /// Check what is installed and say what is missing
+    Doctor,
+    /// Print a completion script
+    Completions {
+        /// For this shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all pages to a directory
+    Man {
+        /// Write one page per command here
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// The first line on stdout is the address. At the first start the next line is the password of `admin`, unless
+/// FLEETCORE_ADMIN_PASSWORD or --admin-password-file gives one. SIGTERM or Ctrl-C stop it gracefully, a second one
+/// at once. While it runs, commands of the same user on this host find and use it.
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    /// Address to listen on; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub(crate) listen: SocketAddr,
+    /// Certificate chain (PEM): speak HTTPS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// A proxy with TLS is in front; believe forwarded headers of these addresses (default: loopback)
+    #[arg(long, value_name = "CIDR", num_args = 0.., value_delimiter = ',')]
+    pub(crate) behind_proxy: Option<Vec<Network>>,
+    /// Names the server may be called by, besides localhost and addresses
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) allow_host: Vec<String>,
+    /// Serve this front end instead of the built-in one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ui_dir: Option<PathBuf>,
+    /// Let anybody read /metrics
+    #[arg(long)]
+    pub(crate) metrics_public: bool,
+    /// Form of the log on stderr
+    #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Read the first admin password from this file's first line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_password_file: Option<PathBuf>,
+    /// Forget finished commands and their output after this long, e.g. 30d [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) retention: Option<Duration>,
+    /// Keep at most this many bytes of output per command [default: 1 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_log_bytes: Option<u64>,
+    /// Keep at most this many bytes of output in all [default: 20 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_total_log_bytes: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line per event
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+/// Ctrl-C interrupts the command, a second one kills it. On a terminal (-t) it goes to the program as a key.
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// Where, e.g. local or multipass/dev1
+    pub(crate) target: Target,
+    /// Program and arguments; no shell is involved
+    #[arg(last = true, value_name = "ARGV", required_unless_present = "shell")]
+    pub(crate) argv: Vec<String>,
+    /// Run this script with /bin/sh instead
+    #[arg(short = 'c', long, value_name = "SCRIPT", conflicts_with = "argv")]
+    pub(crate) shell: Option<String>,
+    /// Forward our input even when it is a terminal (a pipe or file is always forwarded)
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Do not forward our input
+    #[arg(short, long, conflicts_with = "interactive")]
+    pub(crate) no_stdin: bool,
+    /// Run on a terminal of its own
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Working directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Set a variable, or pass ours on; repeatable
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = parse::variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Start from an empty environment
+    #[arg(long)]
+    pub(crate) clear_env: bool,
+    /// Run as this user
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// End it after this long, e.g. 30s: exit code 124
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Time between the polite signal and KILL
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "5s")]
+    pub(crate) grace: Duration,
+    /// Leave it to the server: print its id and return
+    #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
+    pub(crate) detach: bool,
+    /// Label the record; repeatable
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) label: Vec<(String, String)>,
+}
+
+/// Ctrl-] then d detaches from a shell of a server and leaves it running; Ctrl-] twice sends Ctrl-].
+#[derive(Args, Debug)]
+pub(crate) struct Shell {
+    /// Where, e.g. local or multipass/dev1
+    #[arg(default_value = "local")]
+    pub(crate) target: Target,
+    /// Open or join the session of this name; it lives on the server
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) session: Option<fleetcore::SessionId>,
+    /// Working directory of a new shell
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// Set a variable, or pass ours on; repeatable
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = parse::variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Run the shell as this user
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+}
+
+/// Ctrl-] then d detaches; Ctrl-] twice sends Ctrl-].
+#[derive(Args, Debug)]
+pub(crate) struct Attach {
+    /// Id (or a unique end of it) of a command, or name of a session
+    pub(crate) id: String,
+    /// Watch only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ps {
+    /// Also those that have ended
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Only on this target
+    #[arg(short, long)]
+    pub(crate) target: Option<Target>,
+    /// Only in this state; repeatable
+    #[arg(short, long, value_name = "STATE", value_parser = state)]
+    pub(crate) state: Vec<CommandState>,
+    /// Only with this label; repeatable
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Only with this text in the command
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
+    /// Only from the last TIME, e.g. 2h
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) since: Option<Duration>,
+    /// At most this many
+    #[arg(short = 'n', long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) limit: u16,
+}
+
+fn state(text: &str) -> fleetcore::Result<CommandState> {
+    CommandState::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| {
+        fleetcore::Error::invalid("state", "queued, running, succeeded, failed, cancelled or lost")
+    })
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Sessions {
+    /// Only on this target
+    #[arg(short, long)]
+    pub(crate) target: Option<Target>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Logs {
+    /// Id of the command, or a unique end of it
+    pub(crate) id: String,
+    /// Go on until the command ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Start at this byte
+    #[arg(long, value_name = "OFFSET", default_value_t = 0)]
+    pub(crate) from: u64,
+    /// Start each line with the time its first byte was read
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Kill {
+    /// Ids of commands (or unique ends of them), or names of sessions
+    #[arg(required = true)]
+    pub(crate) ids: Vec<String>,
+    /// Send this signal instead
+    #[arg(short, long, value_parser = parse::signal)]
+    pub(crate) signal: Option<Signal>,
+}
+
+/// Places are paths here, TARGET:PATH there, or - for stdin and stdout.
+#[derive(Args, Debug)]
+pub(crate) struct Cp {
+    /// From
+    pub(crate) source: FilePlace,
+    /// To; a directory takes the name of the source
+    pub(crate) destination: FilePlace,
+    /// Copy directories with all in them
+    #[arg(short, long)]
+    pub(crate) recursive: bool,
+    /// Make missing directories
+    #[arg(short, long)]
+    pub(crate) parents: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ls {
+    /// TARGET:PATH
+    pub(crate) place: FilePlace,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Login {
+    /// The server; default: the one in use
+    pub(crate) url: Option<String>,
+    /// Log in as
+    #[arg(short, long, default_value = "admin")]
+    pub(crate) user: String,
+    /// Read the password from this file's first line; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// What the token may do
+    #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "read,run,files,machines")]
+    pub(crate) scopes: Vec<Scope>,
+    /// Name of the token; default: fleetcore on this host
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// When the token stops working, e.g. 90d [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) expires_in: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token and print its secret, once
+    Create {
+        /// A name to know it by
+        name: String,
+        /// What it may do
+        #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "read")]
+        scopes: Vec<Scope>,
+        /// When it stops working, e.g. 90d [default: never]
+        #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+        expires_in: Option<Duration>,
+    },
+    /// List tokens
+    Ls {
+        /// Those of all users
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Revoke tokens
+    Rm {
+        /// Ids
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum User {
+    /// Make a user
+    Add {
+        /// Login name
+        name: String,
+        /// viewer, operator or admin
+        #[arg(short, long, default_value = "operator")]
+        role: Role,
+        /// Read the password from this file's first line; - is stdin
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// List users
+    Ls,
+    /// Remove users and their tokens
+    Rm {
+        /// Login names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Change the password of a user
+    Passwd {
+        /// Login name
+        name: String,
+        /// Read the password from this file's first line; - is stdin
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Change role, lock out or let in
+    Set {
+        /// Login name
+        name: String,
+        /// viewer, operator or admin
+        #[arg(short, long)]
+        role: Option<Role>,
+        /// Lock out
+        #[arg(long, conflicts_with = "enable")]
+        disable: bool,
+        /// Let in again
+        #[arg(long)]
+        enable: bool,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

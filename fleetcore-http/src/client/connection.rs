@@ -1,0 +1,351 @@
+//! One server, and who we are to it.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use fleetcore::{Error, ErrorKind, Result};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, RequestBuilder, Response, header};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Serialize, de::DeserializeOwned};
+use url::Url;
+
+use super::{
+    ReconnectPolicy, problem,
+    wire::{self, Info, Me},
+};
+
+/// Everything but RFC 3986's unreserved characters is escaped in a path segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Longest JSON answer or problem document that is read. A page of 1000 commands is well below.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Name of the cookie of a login.
+const COOKIE: &str = "fleetcore_login";
+
+/// How requests say who they are.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum Credentials {
+    /// Nobody: only public routes work.
+    #[default]
+    Anonymous,
+    /// An API token.
+    Token(SecretString),
+    /// The cookie of a [`Client::login`].
+    Login(SecretString),
+}
+
+impl Credentials {
+    /// An API token.
+    pub fn token(secret: impl Into<String>) -> Self {
+        Self::Token(SecretString::from(secret.into()))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::Token(_) => "Token(redacted)",
+            Self::Login(_) => "Login(redacted)",
+        })
+    }
+}
+
+/// Settings of a [`Client`].
+#[derive(Debug)]
+#[must_use]
+pub struct ClientBuilder {
+    base: String,
+    credentials: Credentials,
+    roots: Vec<Vec<u8>>,
+    connect_timeout: Duration,
+    reconnect: ReconnectPolicy,
+}
+
+impl ClientBuilder {
+    /// Sets who we are.
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    /// Also trusts these certificates (PEM, one or more), besides those of the system.
+    pub fn with_root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots.push(pem.into());
+        self
+    }
+
+    /// Sets how long connecting may take. Default 10 s.
+    pub fn with_connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// Sets how streams come back after the connection broke.
+    pub fn with_reconnect(mut self, policy: ReconnectPolicy) -> Self {
+        self.reconnect = policy;
+        self
+    }
+
+    /// The client. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a URL that is not `http://` or `https://`, that carries a user name, or for bad
+    /// certificates.
+    pub fn build(self) -> Result<Client> {
+        let rule = "an http:// or https:// URL without user name, query and fragment";
+        let invalid = || Error::invalid("server", rule).with_context("value", &self.base);
+        let mut base = Url::parse(&self.base).map_err(|e| invalid().with_source(e))?;
+        let plain = base.username().is_empty() && base.password().is_none();
+        let bare = base.query().is_none() && base.fragment().is_none();
+        if !matches!(base.scheme(), "http" | "https") || base.host().is_none() || !plain || !bare {
+            // The value may hold a password here: say the rule, not the value.
+            return Err(Error::invalid("server", rule));
+        }
+        if !base.path().ends_with('/') {
+            let path = format!("{}/", base.path());
+            base.set_path(&path);
+        }
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("fleetcore-client/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            // Redirects of an API are a misconfiguration, and would carry the token elsewhere.
+            .redirect(reqwest::redirect::Policy::none());
+        for pem in &self.roots {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem)
+                .map_err(|e| Error::invalid("certificate", "one or more certificates in PEM form").with_source(e))?;
+            http = http.tls_certs_merge(certificates);
+        }
+        let http = http.build().map_err(|e| problem::transport("client.build", e))?;
+        let inner = Inner { http, base, credentials: self.credentials, reconnect: self.reconnect };
+        Ok(Client { inner: Arc::new(inner) })
+    }
+}
+
+struct Inner {
+    http: reqwest::Client,
+    base: Url,
+    credentials: Credentials,
+    reconnect: ReconnectPolicy,
+}
+
+/// A fleetcore server. Cheap to clone; clones share connections.
+///
+/// ```no_run
+/// # async fn demo() -> fleetcore::Result<()> {
+/// use fleetcore_http::client::{Client, Credentials};
+/// let client = Client::new("http://127.0.0.1:7070", Credentials::token("fct_..."))?;
+/// for target in client.targets().await? {
+///     println!("{} {:?}", target.target, target.state);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("base", &self.inner.base.as_str())
+            .field("credentials", &self.inner.credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A successful login.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Login {
+    /// Who logged in.
+    pub me: Me,
+    /// A client that acts as that user, until the login expires or is revoked with [`Client::logout`].
+    pub client: Client,
+}
+
+impl Client {
+    /// A client of the server at `base`, e.g. `http://127.0.0.1:7070`.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::build`].
+    pub fn new(base: impl Into<String>, credentials: Credentials) -> Result<Self> {
+        Self::builder(base).with_credentials(credentials).build()
+    }
+
+    /// Starts with default settings and nobody's name.
+    pub fn builder(base: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            base: base.into(),
+            credentials: Credentials::Anonymous,
+            roots: vec![],
+            connect_timeout: Duration::from_secs(10),
+            reconnect: ReconnectPolicy::default(),
+        }
+    }
+
+    /// The server's address, without a trailing slash.
+    pub fn base_url(&self) -> &str {
+        self.inner.base.as_str().trim_end_matches('/')
+    }
+
+    /// How streams of this client come back after the connection broke.
+    pub fn reconnect_policy(&self) -> &ReconnectPolicy {
+        &self.inner.reconnect
+    }
+
+    /// The same server as somebody else.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: Credentials) -> Self {
+        let Inner { http, base, reconnect, .. } = &*self.inner;
+        let (http, base, reconnect) = (http.clone(), base.clone(), reconnect.clone());
+        Self { inner: Arc::new(Inner { http, base, credentials, reconnect }) }
+    }
+
+    /// What the server says about itself. Needs no credentials.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot be reached, `Unexpected` when it is not a fleetcore server.
+    pub async fn info(&self) -> Result<Info> {
+        let info: Info = self.get("client.info", &["api", "v1", "info"], &[]).await?;
+        if info.name != "fleetcore" {
+            return Err(Error::new(ErrorKind::Unexpected, "this is not a fleetcore server")
+                .with_operation("client.info")
+                .with_context("name", info.name));
+        }
+        Ok(info)
+    }
+
+    /// Logs in with a password. The password is sent once and not kept.
+    ///
+    /// # Errors
+    /// `Unauthenticated` for a wrong name or password, `RateLimited` after too many tries.
+    pub async fn login(&self, user: &str, password: &SecretString) -> Result<Login> {
+        const OP: &str = "client.login";
+        let body = serde_json::json!({ "user": user, "password": password.expose_secret() });
+        let answer = self.send(OP, self.request(Method::POST, &["api", "v1", "login"]).json(&body)).await?;
+        let cookie = answer.headers().get_all(header::SET_COOKIE).iter().find_map(|value| {
+            let (name, value) = value.to_str().ok()?.split(';').next()?.split_once('=')?;
+            (name.trim() == COOKIE).then(|| SecretString::from(value.trim().to_owned()))
+        });
+        let cookie = cookie.ok_or_else(|| {
+            Error::new(ErrorKind::Unexpected, "the server sent no login cookie").with_operation(OP)
+        })?;
+        let me: Me = wire::from_json(OP, &read_limited(OP, answer).await?)?;
+        Ok(Login { me, client: self.with_credentials(Credentials::Login(cookie)) })
+    }
+
+    /// The URL of a route; each element is one path segment and is escaped.
+    fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.inner.base.clone();
+        let path: Vec<String> = segments.iter().map(|s| utf8_percent_encode(s, SEGMENT).to_string()).collect();
+        let path = format!("{}{}", url.path(), path.join("/"));
+        url.set_path(&path);
+        url
+    }
+
+    /// A request with credentials.
+    pub(super) fn request(&self, method: Method, segments: &[&str]) -> RequestBuilder {
+        let request = self.inner.http.request(method, self.url(segments));
+        match &self.inner.credentials {
+            Credentials::Anonymous => request,
+            Credentials::Token(secret) => request.bearer_auth(secret.expose_secret()),
+            // Cookies prove nothing about who wrote the request, so the server wants the origin too.
+            Credentials::Login(cookie) => request
+                .header(header::COOKIE, format!("{COOKIE}={}", cookie.expose_secret()))
+                .header(header::ORIGIN, self.inner.base.origin().ascii_serialization()),
+        }
+    }
+
+    /// Sends; an answer that is not a success becomes an error.
+    pub(super) async fn send(&self, operation: &'static str, request: RequestBuilder) -> Result<Response> {
+        let answer = request.send().await.map_err(|e| problem::transport(operation, e))?;
+        let status = answer.status();
+        if status.is_success() || status.as_u16() == 101 {
+            return Ok(answer);
+        }
+        let body = read_limited(operation, answer).await.unwrap_or_default();
+        Err(problem::error(operation, Some(status), &body))
+    }
+
+    /// Sends and parses the JSON of the answer.
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        request: RequestBuilder,
+    ) -> Result<T> {
+        let answer = self.send(operation, request).await?;
+        wire::from_json(operation, &read_limited(operation, answer).await?)
+    }
+
+    /// `GET` of JSON.
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        segments: &[&str],
+        query: &[(&'static str, String)],
+    ) -> Result<T> {
+        self.json(operation, self.request(Method::GET, segments).query(query)).await
+    }
+
+    /// `POST` of JSON, for an answer in JSON.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        segments: &[&str],
+        body: &(impl Serialize + ?Sized),
+    ) -> Result<T> {
+        self.json(operation, self.request(Method::POST, segments).json(body)).await
+    }
+
+    /// A request whose answer has nothing to say.
+    pub(super) async fn no_answer(&self, operation: &'static str, request: RequestBuilder) -> Result<()> {
+        // Reading the (empty) body to its end lets the connection be used again.
+        read_limited(operation, self.send(operation, request).await?).await.map(drop)
+    }
+}
+
+/// The whole body, unless it is absurdly long.
+async fn read_limited(operation: &'static str, mut answer: Response) -> Result<Bytes> {
+    let mut body = bytes::BytesMut::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|e| problem::transport(operation, e))? {
+        if body.len() + chunk.len() > ANSWER_BYTES_MAX {
+            return Err(Error::new(ErrorKind::Unexpected, "the answer is too long")
+                .with_operation(operation)
+                .with_context("limit_bytes", ANSWER_BYTES_MAX));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_one_path_segment() {
+        let client = Client::new("http://h:1/base", Credentials::Anonymous).unwrap();
+        let url = client.url(&["api", "v1", "targets", "office-1/multipass/dev 1"]);
+        assert_eq!(url.as_str(), "http://h:1/base/api/v1/targets/office-1%2Fmultipass%2Fdev%201");
+        assert_eq!(client.base_url(), "http://h:1/base");
+    }
+
+    #[test]
+    fn bad_addresses_are_refused_without_showing_a_password() {
+        for bad in ["", "127.0.0.1:7070", "ftp://h", "http://", "http://u:geheim@h", "http://h/?q=1"] {
+            let err = Client::new(bad, Credentials::Anonymous).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::InvalidInput, "{bad}");
+            assert_eq!(err.context_value("field"), Some("server"), "{bad}");
+            assert!(!format!("{err:?}").contains("geheim"));
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let client = Client::new("http://h", Credentials::token("fct_geheim")).unwrap();
+        assert!(!format!("{client:?}").contains("geheim"));
+    }
+}
