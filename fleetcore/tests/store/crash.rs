@@ -15,7 +15,7 @@ use fleetcore::{
 use fleetcore_testkit::suite::store::{chunk, output, record};
 use libtest_mimic::Trial;
 
-use crate::{block_on, byte_at, bytes, trial};
+use crate::{block_on, bytes, is_right, trial};
 
 const DIR: &str = "FLEETCORE_TEST_CRASH_DIR";
 const KILLS: u64 = 25;
@@ -46,7 +46,8 @@ async fn write(store: &SqliteStore, mut seed: u64) {
         let mut end = 0;
         for _ in 0..=random(&mut seed) % 40 {
             // Mostly small, sometimes large enough for another thread and more than one frame.
-            let len = if random(&mut seed) % 30 == 0 { 1_500_000 } else { 1 + random(&mut seed) % 20_000 };
+            let len =
+                if random(&mut seed).is_multiple_of(30) { 1_500_000 } else { 1 + random(&mut seed) % 20_000 };
             store.append_output(r.id, &chunk(end, Channel::Stdout, bytes(end, len))).await.unwrap();
             end += len;
             say(r.id, 2, end);
@@ -121,7 +122,7 @@ async fn check(dir: &Path, said: &HashMap<CommandId, (u64, u64)>, fresh: bool) {
         let mut position = 0;
         for c in output(&store, *id, 0).await {
             assert_eq!(c.offset.0, position, "a gap in {id}");
-            assert!(c.data.iter().zip(position..).all(|(b, at)| *b == byte_at(at)), "wrong bytes in {id}");
+            assert!(is_right(&c), "wrong bytes in {id}");
             position = c.end().0;
         }
         assert!(position >= *end, "{id} had {end} bytes and has {position}");

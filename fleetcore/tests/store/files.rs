@@ -116,7 +116,10 @@ fn a_newer_format_is_left_alone() {
             Err(e) => {
                 assert!(refusal, "{e}");
                 assert_eq!(e.kind(), ErrorKind::InvalidState);
-                assert!(e.message().contains(&format!("{major}.{minor}")) && e.message().contains("1.0"), "{e}");
+                assert!(
+                    e.message().contains(&format!("{major}.{minor}")) && e.message().contains("1.0"),
+                    "{e}"
+                );
                 assert!(e.context_value("path").is_some());
                 assert!(fs::read(&file).unwrap() == before, "the file was changed");
             }

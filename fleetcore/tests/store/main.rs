@@ -1,14 +1,27 @@
 //! The stores: the behaviour suite over each of them, and what only files on disk can suffer.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 mod crash;
 mod disk;
 mod files;
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, LazyLock},
+};
 
-use fleetcore::store::{
-    memory::MemoryStore,
-    sqlite::{SqliteConfig, SqliteStore},
+use fleetcore::{
+    OutputChunk,
+    store::{
+        memory::MemoryStore,
+        sqlite::{SqliteConfig, SqliteStore},
+    },
 };
 use fleetcore_testkit::suite::{Case, identity, registry, store};
 use libtest_mimic::{Arguments, Trial};
@@ -57,19 +70,36 @@ fn trial(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Trial
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work)
 }
 
-/// The byte every test puts at a position, so that any range can be checked without keeping it.
-fn byte_at(offset: u64) -> u8 {
-    (offset.wrapping_mul(2_654_435_761) >> 13) as u8
+/// What every test writes at a position, so that any range can be checked without keeping it: noise that repeats
+/// after a prime number of bytes, so never in step with blocks and frames.
+static NOISE: LazyLock<Vec<u8>> =
+    LazyLock::new(|| (0..65_521_u64).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect());
+
+/// The noise from `from` on, in slices.
+fn noise(from: u64, len: u64) -> impl Iterator<Item = &'static [u8]> {
+    let period = NOISE.len() as u64;
+    let (mut at, end) = (from, from + len);
+    std::iter::from_fn(move || {
+        let start = at % period;
+        let take = (end - at).min(period - start);
+        at += take;
+        (take > 0).then(|| &NOISE[start as usize..(start + take) as usize])
+    })
 }
 
 fn bytes(from: u64, len: u64) -> Vec<u8> {
-    (from..from + len).map(byte_at).collect()
+    noise(from, len).collect::<Vec<_>>().concat()
+}
+
+/// Whether a chunk holds what was written at its position.
+fn is_right(chunk: &OutputChunk) -> bool {
+    let mut rest = &chunk.data[..];
+    noise(chunk.offset.0, rest.len() as u64).all(|want| {
+        let (head, tail) = rest.split_at(want.len());
+        rest = tail;
+        head == want
+    })
 }

@@ -4,8 +4,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use fleetcore::{
-    AuditEntry, AuditFilter, AuditStore, ErrorKind, IdentityStore, Role, Scope, TokenId, TokenKind, TokenRecord,
-    UserName, UserRecord,
+    AuditEntry, AuditFilter, AuditStore, ErrorKind, IdentityStore, Role, Scope, TokenId, TokenKind,
+    TokenRecord, UserName, UserRecord,
 };
 use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret, SecretString};
@@ -38,7 +38,14 @@ fn user(name: &str) -> UserRecord {
 
 fn token(owner: &str, secret: u8) -> TokenRecord {
     let scopes = BTreeSet::from([Scope::Read, Scope::Files]);
-    TokenRecord::new(TokenKind::Api, "ci ü", UserName::new(owner).unwrap(), [secret; 32], scopes, Timestamp::now())
+    TokenRecord::new(
+        TokenKind::Api,
+        "ci ü",
+        UserName::new(owner).unwrap(),
+        [secret; 32],
+        scopes,
+        Timestamp::now(),
+    )
 }
 
 fn same(a: &UserRecord, b: &UserRecord) {

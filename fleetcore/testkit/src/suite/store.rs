@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fleetcore::{
-    Channel, CommandFilter, CommandId, CommandRecord, CommandSpec, CommandState, CommandStore, ErrorKind, ExitKind,
-    ExitStatus, Offset, OutputChunk, StateChange, Target,
+    Channel, CommandFilter, CommandId, CommandRecord, CommandSpec, CommandState, CommandStore, ErrorKind,
+    ExitKind, ExitStatus, Offset, OutputChunk, StateChange, Target,
 };
 use futures::{TryStreamExt, future::join_all};
 use jiff::{SignedDuration, Timestamp};
