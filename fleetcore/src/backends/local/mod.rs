@@ -7,6 +7,7 @@ mod cgroup;
 mod config;
 mod error;
 mod executor;
+mod files;
 mod input;
 mod output;
 mod process;
