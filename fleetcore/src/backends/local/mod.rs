@@ -8,6 +8,7 @@ mod config;
 mod error;
 mod executor;
 mod files;
+pub mod host;
 mod input;
 mod output;
 mod process;
