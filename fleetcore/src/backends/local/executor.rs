@@ -22,6 +22,7 @@ use super::{
     COMMAND_ID_VARIABLE, LocalConfig,
     cgroup::Cgroup,
     error::SpawnError,
+    files::LocalFiles,
     input::{PipeInput, TerminalInput},
     output::{PipeOutput, TerminalOutput},
     process::LocalControl,
@@ -285,6 +286,7 @@ impl Executor for Local {
             stdin: true,
             split_output: true,
             signals: true,
+            native_files: true,
             run_as_user: self.config.allow_user_switch && rustix::process::geteuid().is_root(),
             ..ExecCapabilities::default()
         }
@@ -313,6 +315,6 @@ impl Executor for Local {
     }
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
-        Err(Error::unsupported("files"))
+        Ok(Arc::new(LocalFiles::open(&self.config)?))
     }
 }

@@ -7,6 +7,8 @@ mod cgroup;
 mod config;
 mod error;
 mod executor;
+mod files;
+pub mod host;
 mod input;
 mod output;
 mod process;
