@@ -11,7 +11,7 @@ mod types;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use raw::{
-    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore,
-    Layer, OpContext, Provider, Session,
+    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore, Layer,
+    OpContext, Provider, Session,
 };
 pub use types::*;
