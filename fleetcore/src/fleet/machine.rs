@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{Files, Fleet};
 use crate::{
     CommandId, CommandSpec, Error, ErrorKind, Executor, MachineId, MachineInfo, MachineState, OpContext,
-    Provider, Result, RunningCommand, Session, SessionSpec, StopMode, Target,
+    Provider, Result, RunningCommand, Session, SessionSpec, StopMode, Target, session::ShellSession,
 };
 
 /// First pause between two looks at a machine that is coming up.
@@ -163,7 +163,7 @@ impl Machine {
         if executor.capabilities().native_sessions {
             return cx.guard("open session", executor.open_session(cx, spec)).await;
         }
-        Err(Error::unsupported("open session"))
+        Ok(Arc::new(ShellSession::open(executor, cx, spec).await?))
     }
 
     /// Its files: the backend's own, or over commands where it has none.

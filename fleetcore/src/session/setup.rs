@@ -1,0 +1,294 @@
+//! How a shell is started so that it speaks in marks.
+//!
+//! The set-up travels in the environment and is read by the shell as its start-up file, so that nothing of it shows
+//! in the terminal or in the history, on any machine a PTY can be had on.
+
+use secrecy::SecretString;
+
+use super::marks::Flavour;
+use crate::{CommandSpec, Error, Result, SessionSpec};
+
+/// Commands longer than this belong in a file.
+const COMMAND_MAX_BYTES: usize = 1 << 20;
+/// Longest line a terminal in cooked mode takes, less some for the newline: Linux has 4096 (`N_TTY_BUF_SIZE`).
+const COOKED_LINE_MAX_BYTES: usize = 4000;
+/// Above this a command is pasted rather than typed; readline redraws less.
+const TYPED_MAX_BYTES: usize = 256;
+/// Set when the environment does not choose: what the emulator and browsers understand.
+const TERM: &str = "xterm-256color";
+
+/// Replaces `sh -c …` by an interactive bash whose start-up file is in `FLEETCORE_RC`.
+const BASH_STARTER: &str = r#"exec "$0" --rcfile <(printf %s "$FLEETCORE_RC") "$@" -i"#;
+
+/// The same for a POSIX shell: its start-up file is what `ENV` names. The user's own `ENV` is handed on.
+const POSIX_STARTER: &str = r#"exec 3<<E
+$FLEETCORE_SH_RC
+E
+FLEETCORE_ENV=${ENV-} ENV=/dev/fd/3 exec "$@" -i"#;
+
+/// bash where there is one.
+const ANY_STARTER: &str = r#"if command -v bash >/dev/null 2>&1; then
+exec bash -c "$FLEETCORE_BASH_STARTER" bash
+fi
+set -- sh
+"#;
+
+/// `NONCE` and `USER_RC` are filled in. `D` goes first in `PROMPT_COMMAND`, so that what the user's own prompt
+/// prints is not part of a turn. Whatever a command does to one of `PS0`, `PS1`, `PS2` and `PROMPT_COMMAND` is
+/// mended by the others: `__fc_last` puts the marks back, and the `A` mark carries the exit code as well.
+const BASH_RC: &str = r#"case ${BASH_SOURCE-} in /dev/fd/*) eval "exec ${BASH_SOURCE##*/}<&-" ;; esac
+unset FLEETCORE_RC FLEETCORE_SH_RC FLEETCORE_BASH_STARTER
+USER_RC
+__fc_told=
+__fc_old=1
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)); then __fc_old=0; fi
+__fc_end() { printf '\e]133;D;%s;k=NONCE;%s\a' "$1" "${PWD//[[:cntrl:]]/?}"; }
+__fc_first() {
+  local e=$?
+  __fc_told=1
+  __fc_end "$e"
+  if ((__fc_old)); then return "$e"; fi
+}
+__fc_last() {
+  local e=$?
+  if [[ -z ${__fc_told-} ]]; then __fc_end "$e"; fi
+  __fc_told=
+  __fc_arm
+}
+__fc_arm() {
+  local k=k=NONCE
+  if [[ ${PS1-} != *"$k"* ]]; then
+    PS1='\[\e]133;A;k=NONCE;$?;$PWD\a\]'${PS1-}'\[\e]133;B;k=NONCE\a\]'
+  fi
+  if [[ ${PS0-} != *"$k"* ]]; then PS0=${PS0-}'\e]133;C;k=NONCE\a'; fi
+  if [[ ${PS2-} != *"$k"* ]]; then PS2='\[\e]133;P;k=NONCE\a\]'${PS2-}; fi
+  if [[ ${PROMPT_COMMAND-} != *__fc_first* ]]; then
+    PROMPT_COMMAND='__fc_first'${PROMPT_COMMAND:+$'\n'$PROMPT_COMMAND}
+  fi
+  if ((__fc_old)); then
+    if [[ $PROMPT_COMMAND != *__fc_last* ]]; then PROMPT_COMMAND+=$'\n__fc_last'; fi
+  elif [[ ${PROMPT_COMMAND[*]} != *__fc_last* ]]; then
+    PROMPT_COMMAND+=(__fc_last)
+  fi
+}
+__fc_arm
+set +H
+shopt -s promptvars
+bind 'set enable-bracketed-paste on' 2>/dev/null
+bind 'set enable-active-region off' 2>/dev/null
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)); then
+  printf '\e]133;I;k=NONCE;bash\a'
+else
+  __fc_run() { printf '\e]133;C;k=NONCE\a'; return "$1"; }
+  printf '\e]133;I;k=NONCE;sh\a'
+fi
+"#;
+
+/// Parameters in `PS1` are expanded anew at each prompt, which is all a POSIX shell offers.
+const POSIX_RC: &str = r#"exec 3<&-
+unset FLEETCORE_RC FLEETCORE_SH_RC FLEETCORE_BASH_STARTER
+if [ -n "${FLEETCORE_ENV-}" ]; then
+  ENV=$FLEETCORE_ENV
+  unset FLEETCORE_ENV
+  if [ -r "$ENV" ]; then . "$ENV"; fi
+else
+  unset ENV FLEETCORE_ENV
+fi
+__fc_run() { printf '\033]133;C;k=NONCE\007'; return "$1"; }
+PS1=$(printf '\033]133;D;$?;k=NONCE;$PWD\007')${PS1:-'$ '}$(printf '\033]133;B;k=NONCE\007')
+PS2=$(printf '\033]133;P;k=NONCE\007')'> '
+printf '\033]133;I;k=NONCE;sh\007'
+"#;
+
+/// Sets up a command that starts the shell `spec` asks for, with marks that carry `nonce`.
+///
+/// # Errors
+/// `InvalidInput` for a shell that cannot speak in marks, and for one that is asked to run a script.
+pub(super) fn command(spec: &SessionSpec, nonce: &str) -> Result<CommandSpec> {
+    let (argv, bash_rc) = start(&spec.shell)?;
+    let bash_rc = BASH_RC.replace("NONCE", nonce).replace("USER_RC", &bash_rc);
+    let mut command = CommandSpec::argv(argv).with_pty(spec.size);
+    command.cwd.clone_from(&spec.cwd);
+    command.user.clone_from(&spec.user);
+    command.labels.clone_from(&spec.labels);
+    command.env.insert("TERM".into(), TERM.into());
+    for (name, value) in &spec.env {
+        command.env.insert(name.clone(), value.clone());
+    }
+    let mut set = |name: &str, value: String| command.env.insert(name.into(), SecretString::from(value));
+    set("FLEETCORE_RC", bash_rc);
+    set("FLEETCORE_SH_RC", POSIX_RC.replace("NONCE", nonce));
+    set("FLEETCORE_BASH_STARTER", BASH_STARTER.into());
+    Ok(command)
+}
+
+const USER_BASHRC: &str = "if [[ -r ~/.bashrc ]]; then . ~/.bashrc; fi";
+const LOGIN_PROFILE: &str = r#"if [[ -r /etc/profile ]]; then . /etc/profile; fi
+for __fc_file in ~/.bash_profile ~/.bash_login ~/.profile; do
+  if [[ -r $__fc_file ]]; then . "$__fc_file"; break; fi
+done
+unset __fc_file"#;
+const NO_RC: &str = r"unset PROMPT_COMMAND; unset -f command_not_found_handle; PS1='\s-\v\$ '";
+
+fn start(shell: &[String]) -> Result<(Vec<String>, String)> {
+    let wrong = |rule| Err(Error::invalid("shell", rule).with_context("shell", shell.join(" ")));
+    let Some((program, args)) = shell.split_first() else {
+        let script = format!("{ANY_STARTER}{POSIX_STARTER}");
+        return Ok((vec!["sh".into(), "-c".into(), script, "sh".into()], USER_BASHRC.into()));
+    };
+    if args.iter().any(|a| a.starts_with('-') && !a.starts_with("--") && a.contains('c')) {
+        return wrong("interactive, without -c");
+    }
+    match program.rsplit('/').next().unwrap_or_default() {
+        "bash" => {
+            let mut rc = USER_BASHRC.to_owned();
+            let mut argv = vec![program.clone(), "-c".into(), BASH_STARTER.into(), program.clone()];
+            let mut args = args.iter();
+            while let Some(arg) = args.next() {
+                match arg.as_str() {
+                    "--norc" => rc = NO_RC.into(),
+                    "-l" | "--login" => rc = LOGIN_PROFILE.into(),
+                    "-i" | "--noprofile" => {}
+                    "--rcfile" | "--init-file" => match args.next() {
+                        Some(file) => rc = format!(". {}", crate::sim::quote::quote(file)),
+                        None => return wrong("--rcfile with a file"),
+                    },
+                    "-O" | "+O" | "-o" | "+o" => {
+                        argv.push(arg.clone());
+                        argv.extend(args.next().cloned());
+                    }
+                    option if option.starts_with(['-', '+']) => argv.push(arg.clone()),
+                    _ => return wrong("interactive, without a script"),
+                }
+            }
+            Ok((argv, rc))
+        }
+        "sh" | "dash" | "ash" | "ksh" | "mksh" | "busybox" => {
+            let starter = vec!["sh".into(), "-c".into(), POSIX_STARTER.into(), "sh".into()];
+            let keep = shell.iter().filter(|a| *a != "-i").cloned();
+            Ok((starter.into_iter().chain(keep).collect(), String::new()))
+        }
+        _ => wrong("bash or a POSIX shell (sh, dash, ash, ksh, mksh, busybox sh)"),
+    }
+}
+
+/// What to type so that `text` runs as one turn. `discard` first empties a line somebody began to type.
+///
+/// # Errors
+/// `InvalidInput` for text a terminal would take for keys, and for more than it takes.
+pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Vec<u8>> {
+    if let Some(c) = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
+        let rule = "text without control characters other than newline and tab";
+        return Err(Error::invalid("command", rule).with_context("character", c.escape_unicode()));
+    }
+    if text.len() > COMMAND_MAX_BYTES {
+        return Err(Error::invalid("command", "at most 1 MiB").with_context("bytes", text.len()));
+    }
+    let text = text.trim_end_matches('\n');
+    let mut out = Vec::with_capacity(text.len() + 32);
+    match flavour {
+        Flavour::Bash => {
+            if discard {
+                out.extend_from_slice(b"\x05\x15"); // to the end of the line, then kill it
+            }
+            if text.len() <= TYPED_MAX_BYTES && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+                out.extend_from_slice(text.as_bytes());
+            } else {
+                out.extend_from_slice(b"\x1b[200~");
+                out.extend_from_slice(text.as_bytes());
+                out.extend_from_slice(b"\x1b[201~");
+            }
+            out.push(b'\r');
+        }
+        Flavour::Posix => {
+            if discard {
+                out.push(0x15);
+            }
+            let lines = format!("__fc_run $?; eval '{}'\n", text.replace('\'', r"'\''"));
+            if lines.lines().any(|l| l.len() > COOKED_LINE_MAX_BYTES) {
+                let rule = "lines of at most 4000 bytes, because this shell reads from a cooked terminal";
+                return Err(Error::invalid("command", rule));
+            }
+            out.extend_from_slice(lines.as_bytes());
+        }
+    }
+    Ok(out)
+}
+
+/// Whether typing `data` at a prompt makes the shell act, so that a new prompt will follow: Return or Ctrl-C
+/// outside of a bracketed paste.
+pub(super) fn submits(data: &[u8]) -> bool {
+    const OPEN: &[u8] = b"\x1b[200~";
+    const CLOSE: &[u8] = b"\x1b[201~";
+    let mut rest = data;
+    loop {
+        let (typed, pasted) = match memchr::memmem::find(rest, OPEN) {
+            Some(i) => rest.split_at(i),
+            None => (rest, &[][..]),
+        };
+        if memchr::memchr3(b'\r', b'\n', 0x03, typed).is_some() {
+            return true;
+        }
+        match memchr::memmem::find(pasted, CLOSE) {
+            Some(i) => rest = pasted.get(i + CLOSE.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorKind, Program, SessionId};
+
+    fn argv(shell: &[&str]) -> Result<Vec<String>> {
+        let spec = SessionSpec::new(SessionId::new("s").unwrap()).with_shell(shell.iter().copied());
+        match command(&spec, "n")?.program {
+            Program::Argv(argv) => Ok(argv),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn shells_that_cannot_speak_are_refused() {
+        for bad in [&["fish"][..], &["bash", "-c", "x"], &["bash", "x.sh"], &["bash", "--rcfile"], &["sh", "-ec", "x"]] {
+            assert_eq!(argv(bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_are_handed_on() {
+        assert_eq!(argv(&["/usr/bin/bash", "--norc", "-O", "globstar", "-i"]).unwrap()[3..], ["/usr/bin/bash", "-O", "globstar"]);
+        assert_eq!(argv(&["busybox", "sh", "-i"]).unwrap()[4..], ["busybox", "sh"]);
+    }
+
+    #[test]
+    fn only_text_is_typed() {
+        for bad in ["a\0", "a\x1b[201~", "a\rb", "\u{9b}1m", "\x7f"] {
+            assert_eq!(typed(bad, Flavour::Bash, false).unwrap_err().context_value("field"), Some("command"), "{bad:?}");
+        }
+        assert_eq!(typed("ls\n\n", Flavour::Bash, true).unwrap(), b"\x05\x15ls\r");
+        assert_eq!(typed("a\nb", Flavour::Bash, false).unwrap(), b"\x1b[200~a\nb\x1b[201~\r");
+        assert_eq!(typed("it's", Flavour::Posix, false).unwrap(), b"__fc_run $?; eval 'it'\\''s'\n");
+        let long = "x".repeat(4001);
+        assert!(typed(&long, Flavour::Bash, false).is_ok());
+        assert!(typed(&long, Flavour::Posix, false).is_err());
+        assert!(typed(&"x\n".repeat(3000), Flavour::Posix, false).is_ok());
+        assert!(typed(&"x\n".repeat(1 << 20), Flavour::Bash, false).is_err());
+    }
+
+    #[test]
+    fn returns_inside_a_paste_do_not_submit() {
+        for (data, expect) in [
+            (&b"ls"[..], false),
+            (b"ls\r", true),
+            (b"\x03", true),
+            (b"\x1b[200~a\rb\x1b[201~", false),
+            (b"\x1b[200~a\rb\x1b[201~\r", true),
+            (b"\x1b[200~a\rb", false),
+            (b"\n\x1b[200~a", true),
+        ] {
+            assert_eq!(submits(data), expect, "{data:?}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! A persistent shell on a pseudo-terminal.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use tokio::time::Instant;
+
+use super::{
+    keys, marks,
+    marks::Flavour,
+    setup,
+    tap::Tap,
+    track::{Phase, Tracker},
+    wait::{Expect, wait},
+};
+use crate::{
+    CommandHandle, CommandId, CommandStream, Error, ErrorKind, Executor, ExitKind, ExitStatus, Key, Offset,
+    OpContext, PtySize, Result, RunningCommand, Screen, Session, SessionId, SessionInfo, SessionSpec, Turn,
+    TurnStatus, WaitPolicy,
+    supervisor::{Recording, spawn},
+};
+
+/// How long a shell may take to its first prompt when the caller sets no deadline: start-up files of a loaded
+/// machine take seconds, an hour would only hide a shell that waits for input.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// How long `run` waits for the end of a prompt whose beginning was seen. Only a prompt that lost its marks takes
+/// this long.
+const PROMPT_LIMIT: Duration = Duration::from_secs(2);
+const CTRL_C: &[u8] = b"\x03";
+
+/// A persistent bash, or POSIX `sh` where there is no bash, over any executor that has pseudo-terminals.
+///
+/// The end of a command, its exit code and the directory are told by the shell itself, in marks (OSC 133 with a
+/// nonce) that terminals do not show; nothing is polled and program output cannot forge them by accident. The
+/// person's own start-up file is read (`~/.bashrc`; `--norc` or `--rcfile FILE` in [`SessionSpec::shell`] change
+/// that), so a terminal view feels like home. Two things differ: history expansion with `!` is off, and the hooks
+/// `PS0`, `PS1`, `PS2` and `PROMPT_COMMAND` carry the marks. Commands of `run` are part of the shell's history.
+///
+/// `run` types the command. People may type in the same terminal: their commands make the session busy until they
+/// end, and a line that was only begun is emptied first.
+///
+/// Limits: a command that replaces the shell (`exec zsh`) or takes all hooks away at once never ends its turn, as
+/// a nested shell does not until it is left. Without bash, commands that a person types have no start mark, and
+/// lines of a command are at most 4000 bytes long.
+#[derive(Debug)]
+pub struct ShellSession {
+    id: SessionId,
+    nonce: String,
+    /// Owns the shell: dropped, the shell and its jobs end.
+    command: RunningCommand,
+    tracker: Arc<Tracker>,
+}
+
+impl ShellSession {
+    /// Starts a shell and waits for its first prompt, then runs [`SessionSpec::startup`].
+    ///
+    /// # Errors
+    /// `Unsupported` when the executor has no pseudo-terminals; `InvalidInput` for a shell that cannot be followed;
+    /// `NotFound` when it is not there; `Timeout` when it shows no prompt before the context's deadline (30 s when
+    /// there is none); `Unavailable` when it ends instead; `CommandFailed` when a start-up command fails. Nothing
+    /// is left running after an error or when the future is dropped.
+    pub async fn open(executor: Arc<dyn Executor>, cx: &OpContext, spec: SessionSpec) -> Result<Self> {
+        const OPERATION: &str = "open session";
+        let able = executor.capabilities();
+        if !able.pty || !able.stdin {
+            return Err(Error::unsupported(OPERATION));
+        }
+        let nonce = uuid::Uuid::new_v4().simple().to_string();
+        let work = async {
+            let command = setup::command(&spec, &nonce)?;
+            let tracker = Arc::new(Tracker::new(&spec, &nonce)?);
+            let tap = Tap { inner: executor, tracker: Arc::clone(&tracker) };
+            let id = CommandId::generate();
+            let command = spawn(&tap, cx, id, command, Recording::default()).await?;
+            let session = Self { id: spec.id.clone(), nonce, command, tracker };
+            tokio::spawn(watch(session.command.handle(), Arc::clone(&session.tracker)));
+            session.first_prompt().await?;
+            session.start_up(&spec).await?;
+            Ok(session)
+        };
+        let cx = if cx.deadline.is_none() { &cx.clone().with_timeout(OPEN_LIMIT) } else { cx };
+        let session: Result<Self> = cx.guard(OPERATION, work).await;
+        session.map_err(|e| e.with_operation(OPERATION).with_context("session", &spec.id))
+    }
+
+    async fn first_prompt(&self) -> Result<()> {
+        loop {
+            let changed = self.tracker.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.tracker.phase() == Phase::Ready {
+                return Ok(());
+            }
+            if let Some(status) = self.tracker.ended() {
+                let said = self.command.slice(Offset(0)..self.command.output_end());
+                let said = String::from_utf8_lossy(&said);
+                let kind = match status.kind {
+                    ExitKind::Code(126) => ErrorKind::PermissionDenied,
+                    ExitKind::Code(127) => ErrorKind::NotFound, // what `sh` answers for a program it cannot find
+                    _ => ErrorKind::Unavailable,
+                };
+                return Err(Error::new(kind, "the shell ended before its first prompt")
+                    .with_context("said", said.trim().escape_debug()));
+            }
+            changed.await;
+        }
+    }
+
+    async fn start_up(&self, spec: &SessionSpec) -> Result<()> {
+        for command in &spec.startup {
+            let turn = self.run(command, WaitPolicy::forever()).await?;
+            if turn.status != (TurnStatus::Completed { exit_code: Some(0) }) {
+                return Err(Error::new(ErrorKind::CommandFailed, "a start-up command failed")
+                    .with_context("command", command)
+                    .with_context("status", format!("{:?}", turn.status)));
+            }
+        }
+        let shell = match self.tracker.flavour() {
+            _ if !spec.shell.is_empty() => spec.shell.clone(),
+            Some(Flavour::Bash) => vec!["bash".to_owned()],
+            _ => vec!["sh".to_owned()],
+        };
+        self.tracker.open(shell);
+        Ok(())
+    }
+
+    /// Writes all of `data` even if the caller goes away: half a command is worse than a whole one.
+    async fn put(&self, data: impl Into<Bytes>) -> Result<()> {
+        let (handle, data) = (self.command.handle(), data.into());
+        let mut write = async move { handle.write_stdin(data).await }.boxed();
+        if let Some(result) = (&mut write).now_or_never() {
+            return result;
+        }
+        let gone = |e: tokio::task::JoinError| {
+            Error::new(ErrorKind::Unavailable, "the runtime is shutting down").with_source(e)
+        };
+        tokio::spawn(write).await.map_err(gone)?
+    }
+
+    /// Waits until the shell reads, so that what is typed meets readline and not the bare terminal.
+    async fn prompt(&self, policy: &WaitPolicy) -> Result<()> {
+        let soft = policy.soft_timeout.and_then(|d| Instant::now().checked_add(d));
+        loop {
+            let changed = self.tracker.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let Phase::Prompting(since) = self.tracker.phase() else { return Ok(()) };
+            if self.tracker.ended().is_some() {
+                return Ok(());
+            }
+            let until = since + PROMPT_LIMIT;
+            if soft.is_some_and(|s| s < until) {
+                let soft = soft.unwrap_or(until);
+                if tokio::time::timeout_at(soft, changed).await.is_err() {
+                    return Err(Error::new(ErrorKind::Busy, "the shell still draws its prompt"));
+                }
+            } else if tokio::time::timeout_at(until, changed).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Tells the tracker of the shell's end, and takes incomplete commands back. Ends with the shell.
+async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
+    let end = handle.wait();
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            status = &mut end => {
+                tracker.on_end(status.unwrap_or_else(|_| ExitStatus::new(ExitKind::Unknown)));
+                return;
+            }
+            () = tracker.stuck() => {
+                if let Err(error) = handle.write_stdin(CTRL_C).await {
+                    tracing::debug!(%error, "the shell ended at a continuation prompt");
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Session for ShellSession {
+    fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    fn info(&self) -> SessionInfo {
+        self.tracker.info()
+    }
+
+    async fn run(&self, command: &str, policy: WaitPolicy) -> Result<Turn> {
+        let expect = Expect::new(&policy)?;
+        let flavour = self.tracker.flavour().unwrap_or(Flavour::Posix);
+        let checked = setup::typed(command, flavour, false)?;
+        self.prompt(&policy).await?;
+        let (slot, discard) = self.tracker.begin().map_err(|e| e.with_operation("run"))?;
+        let typed = if discard { setup::typed(command, flavour, true)? } else { checked };
+        match self.put(typed).await {
+            // A shell that ends while it is typed to ends the turn.
+            Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("run")),
+            _ => {}
+        }
+        wait(&self.tracker, &self.command, &slot, &policy, &expect).await
+    }
+
+    async fn resume(&self, policy: WaitPolicy) -> Result<Turn> {
+        let expect = Expect::new(&policy)?;
+        let slot = self.tracker.current().map_err(|e| e.with_operation("resume"))?;
+        wait(&self.tracker, &self.command, &slot, &policy, &expect).await
+    }
+
+    async fn send_keys(&self, keys: &[Key]) -> Result<()> {
+        let application =
+            keys.iter().any(keys::depends_on_mode) && self.tracker.application_cursor_keys();
+        self.write(keys::encode(keys, application)?).await
+    }
+
+    async fn write(&self, data: Bytes) -> Result<()> {
+        self.tracker.on_input(&data);
+        self.put(data).await.map_err(|e| e.with_operation("write").with_context("session", &self.id))
+    }
+
+    async fn interrupt(&self, policy: WaitPolicy) -> Result<Turn> {
+        let expect = Expect::new(&policy)?;
+        let (slot, running) = self.tracker.interrupt().map_err(|e| e.with_operation("interrupt"))?;
+        if running {
+            match self.put(CTRL_C).await {
+                Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("interrupt")),
+                _ => {}
+            }
+        }
+        wait(&self.tracker, &self.command, &slot, &policy, &expect).await
+    }
+
+    async fn resize(&self, size: PtySize) -> Result<()> {
+        self.command.resize(size).await.map_err(|e| e.with_context("session", &self.id))?;
+        self.tracker.resized(size);
+        Ok(())
+    }
+
+    async fn stream(&self, from: Offset) -> Result<Box<dyn CommandStream>> {
+        Ok(self.command.stream(from))
+    }
+
+    async fn text(&self, range: Range<Offset>) -> Result<String> {
+        if range.start > range.end {
+            return Err(Error::invalid("range", "a range that starts before it ends"));
+        }
+        if self.tracker.only_echo(range.start.0) {
+            return Ok(String::new());
+        }
+        // The tap sees a chunk a moment before the ring has it.
+        let known = range.end.0.min(self.tracker.position());
+        while self.command.output_end().0 < known {
+            if self.command.subscribe(Offset(known - 1)).next().await.transpose()?.is_none() {
+                break;
+            }
+        }
+        let raw = self.command.slice(range.clone());
+        let whole = raw.len() as u64 == range.end.0 - range.start.0;
+        Ok(marks::turn_text(&raw, &self.nonce, whole))
+    }
+
+    async fn screen(&self) -> Result<Screen> {
+        Ok(self.tracker.screen())
+    }
+
+    async fn ended(&self) -> Result<ExitStatus> {
+        self.command.wait().await
+    }
+
+    async fn close(&self) -> Result<ExitStatus> {
+        self.command.cancel();
+        self.command.wait().await
+    }
+}
