@@ -29,6 +29,11 @@ impl<I: ?Sized, A> Wrapped<I, A> {
     }
 }
 
+/// The answer, where no ticket is needed afterwards.
+fn first<T, U>((done, _ticket): (T, U)) -> T {
+    done
+}
+
 /// A stream of input can be sent once; the layers know ([`Operation::is_repeatable`]), this is the backstop.
 fn used_up(operation: &'static str) -> Error {
     Error::new(ErrorKind::InvalidState, "the data was sent already").with_operation(operation)
@@ -48,45 +53,45 @@ impl<A: Around> Provider for Wrapped<dyn Provider, A> {
         let (inner, spec) = (&self.inner, &spec);
         let call = Call::new(Operation::MachineCreate, Subject::NewMachine(inner.scheme(), &spec.name));
         let run = |cx: OpContext| async move { inner.create(&cx, spec.clone()).await };
-        Ok(self.around.call(&call, cx, run).await?.0)
+        self.around.call(&call, cx, run).await.map(first)
     }
 
     async fn start(&self, cx: &OpContext, id: &MachineId) -> Result<MachineInfo> {
         let inner = &self.inner;
         let call = Call::new(Operation::MachineStart, Subject::Machine(inner.scheme(), id));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.start(&cx, id).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.start(&cx, id).await }).await.map(first)
     }
 
     async fn stop(&self, cx: &OpContext, id: &MachineId, mode: StopMode) -> Result<MachineInfo> {
         let inner = &self.inner;
         let call = Call::new(Operation::MachineStop, Subject::Machine(inner.scheme(), id));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.stop(&cx, id, mode).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.stop(&cx, id, mode).await }).await.map(first)
     }
 
     async fn delete(&self, cx: &OpContext, id: &MachineId, purge: bool) -> Result<()> {
         let inner = &self.inner;
         let call = Call::new(Operation::MachineDelete, Subject::Machine(inner.scheme(), id));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.delete(&cx, id, purge).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.delete(&cx, id, purge).await }).await.map(first)
     }
 
     async fn list(&self, cx: &OpContext, filter: MachineFilter) -> Result<Vec<MachineInfo>> {
         let (inner, filter) = (&self.inner, &filter);
         let call = Call::new(Operation::MachineList, Subject::Provider(inner.scheme()));
         let run = |cx: OpContext| async move { inner.list(&cx, filter.clone()).await };
-        Ok(self.around.call(&call, cx, run).await?.0)
+        self.around.call(&call, cx, run).await.map(first)
     }
 
     async fn info(&self, cx: &OpContext, id: &MachineId) -> Result<MachineInfo> {
         let inner = &self.inner;
         let call = Call::new(Operation::MachineInfo, Subject::Machine(inner.scheme(), id));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.info(&cx, id).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.info(&cx, id).await }).await.map(first)
     }
 
     /// The executor is not wrapped here: the fleet hands it to `layer_executor`, and twice would be once too often.
     async fn connect(&self, cx: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {
         let inner = &self.inner;
         let call = Call::new(Operation::MachineConnect, Subject::Machine(inner.scheme(), id));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.connect(&cx, id).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.connect(&cx, id).await }).await.map(first)
     }
 }
 
@@ -99,7 +104,7 @@ impl<A: Around> Executor for Wrapped<dyn Executor, A> {
     async fn ping(&self, cx: &OpContext) -> Result<()> {
         let inner = &self.inner;
         let call = Call::new(Operation::Ping, Subject::Host);
-        Ok(self.around.call(&call, cx, |cx| async move { inner.ping(&cx).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.ping(&cx).await }).await.map(first)
     }
 
     async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
@@ -136,7 +141,7 @@ impl<A: Around> FileSystem for Wrapped<dyn FileSystem, A> {
     async fn stat(&self, cx: &OpContext, path: &str) -> Result<FileInfo> {
         let inner = &self.inner;
         let call = Call::new(Operation::FileStat, Subject::Path(path));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.stat(&cx, path).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.stat(&cx, path).await }).await.map(first)
     }
 
     async fn read(&self, cx: &OpContext, path: &str, offset: u64, len: Option<u64>) -> Result<ByteStream> {
@@ -160,32 +165,32 @@ impl<A: Around> FileSystem for Wrapped<dyn FileSystem, A> {
             let data = data.take().ok_or_else(|| used_up("file.write"));
             async move { inner.write(&cx, path, opts, data?).await }
         };
-        Ok(self.around.call(&call, cx, run).await?.0)
+        self.around.call(&call, cx, run).await.map(first)
     }
 
     async fn list(&self, cx: &OpContext, path: &str) -> Result<Vec<FileInfo>> {
         let inner = &self.inner;
         let call = Call::new(Operation::DirList, Subject::Path(path));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.list(&cx, path).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.list(&cx, path).await }).await.map(first)
     }
 
     async fn create_dir(&self, cx: &OpContext, path: &str) -> Result<()> {
         let inner = &self.inner;
         let call = Call::new(Operation::DirCreate, Subject::Path(path));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.create_dir(&cx, path).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.create_dir(&cx, path).await }).await.map(first)
     }
 
     async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()> {
         let inner = &self.inner;
         let call = Call::new(Operation::FileRename, Subject::Path(from));
-        Ok(self.around.call(&call, cx, |cx| async move { inner.rename(&cx, from, to).await }).await?.0)
+        self.around.call(&call, cx, |cx| async move { inner.rename(&cx, from, to).await }).await.map(first)
     }
 
     async fn remove(&self, cx: &OpContext, path: &str, recursive: bool) -> Result<()> {
         let inner = &self.inner;
         let call = Call::new(Operation::FileRemove, Subject::Path(path));
         let run = |cx: OpContext| async move { inner.remove(&cx, path, recursive).await };
-        Ok(self.around.call(&call, cx, run).await?.0)
+        self.around.call(&call, cx, run).await.map(first)
     }
 
     async fn read_tar(&self, cx: &OpContext, path: &str) -> Result<ByteStream> {
@@ -203,7 +208,7 @@ impl<A: Around> FileSystem for Wrapped<dyn FileSystem, A> {
             let data = data.take().ok_or_else(|| used_up("file.write_tar"));
             async move { inner.write_tar(&cx, path, data?).await }
         };
-        Ok(self.around.call(&call, cx, run).await?.0)
+        self.around.call(&call, cx, run).await.map(first)
     }
 }
 
@@ -222,7 +227,7 @@ impl<A: Around> WrappedSession<A> {
         mut run: impl FnMut() -> F + Send,
     ) -> Result<T> {
         let call = Call::new(operation, Subject::Session(self.inner.id()));
-        Ok(self.around.call(&call, &OpContext::default(), |_| run()).await?.0)
+        self.around.call(&call, &OpContext::default(), |_| run()).await.map(first)
     }
 }
 
