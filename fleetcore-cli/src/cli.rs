@@ -4,7 +4,6 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetcore::{CommandState, Role, Scope, Signal, Target};
-use fleetcore_http::Network;
 
 use crate::{
     exit,
@@ -132,7 +131,7 @@ pub(crate) struct Serve {
     pub(crate) tls_key: Option<PathBuf>,
     /// A proxy with TLS is in front; believe forwarded headers of these addresses (default: loopback)
     #[arg(long, value_name = "CIDR", num_args = 0.., value_delimiter = ',')]
-    pub(crate) behind_proxy: Option<Vec<Network>>,
+    pub(crate) behind_proxy: Option<Vec<String>>,
     /// Names the server may be called by, besides localhost and addresses
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) allow_host: Vec<String>,

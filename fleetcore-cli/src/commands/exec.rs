@@ -1,0 +1,179 @@
+//! What `run`, `shell` and `attach` share: bytes to our streams, keys and signals to the program.
+
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
+};
+
+use fleetcore::{Channel, CommandEvent, Error, ErrorKind, Result, Signal};
+use fleetcore_http::client::AttachEvent;
+use futures::StreamExt as _;
+
+use crate::{
+    control::{Input, Running},
+    error::{Failure, Outcome, note, stdout_failed},
+    exit,
+    signals::{Stop, StopSignals},
+    tty,
+};
+
+/// How a connection to a program ended.
+pub(super) enum Left {
+    /// It ended; this is our exit code.
+    Ended(u8),
+    /// The user detached; it runs on.
+    Detached,
+}
+
+/// Prints an event; gives the exit code at the end.
+fn show(event: AttachEvent, quiet: bool) -> std::result::Result<Option<u8>, Failure> {
+    match event {
+        AttachEvent::Command(CommandEvent::Output(chunk)) => write(chunk.channel, &chunk.data)?,
+        AttachEvent::Command(CommandEvent::Gap { from, to }) => {
+            note(quiet, &format!("bytes {from} to {to} of the output are gone"));
+        }
+        AttachEvent::Command(CommandEvent::Exited(status)) => return Ok(Some(exit::of_status(&status))),
+        AttachEvent::Problem(e) => note(quiet, e.message()),
+        AttachEvent::Reconnecting(_) => note(quiet, "connection lost, trying again"),
+        AttachEvent::Reconnected => note(quiet, "connected again"),
+        _ => {}
+    }
+    Ok(None)
+}
+
+/// Output goes where it came from.
+pub(super) fn write(channel: Channel, data: &[u8]) -> std::result::Result<(), Failure> {
+    match channel {
+        Channel::Stderr | Channel::Log => {
+            let mut err = io::stderr().lock();
+            err.write_all(data).and_then(|()| err.flush()).map_err(stdout_failed)
+        }
+        _ => {
+            let mut out = io::stdout().lock();
+            out.write_all(data).and_then(|()| out.flush()).map_err(stdout_failed)
+        }
+    }
+}
+
+/// Runs a command without a terminal to its end. The first Ctrl-C interrupts it, the second kills it; `kill` and a
+/// closed terminal cancel it.
+pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool) -> Outcome {
+    let Running { mut events, input } = running;
+    let mut interrupted = false;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => match show(event?, quiet) {
+                    Ok(None) => {}
+                    Ok(Some(code)) => return Ok(code),
+                    Err(failure) => {
+                        // Nobody reads any more: the command would run for nothing.
+                        let _ = input.cancel().await;
+                        return Err(failure);
+                    }
+                },
+                None => return Err(Failure::Exec(ended_early())),
+            },
+            stop = stops.next() => match stop {
+                Stop::Interrupt if interrupted => send(&input, Signal::Kill, quiet).await,
+                Stop::Interrupt => {
+                    interrupted = true;
+                    send(&input, Signal::Interrupt, quiet).await;
+                }
+                other => {
+                    let _ = input.cancel().await;
+                    return Ok(128 + other.number());
+                }
+            },
+        }
+    }
+}
+
+async fn send(input: &Arc<dyn Input>, signal: Signal, quiet: bool) {
+    match input.signal(signal).await {
+        Ok(()) => {}
+        // It ended by itself meanwhile.
+        Err(e) if e.kind() == ErrorKind::InvalidState => {}
+        Err(e) => note(quiet, e.message()),
+    }
+}
+
+fn ended_early() -> Error {
+    Error::new(ErrorKind::Unavailable, "the end of the command was not seen")
+}
+
+/// Feeds our stdin to a program's, in the background; it ends with the program or the process.
+pub(super) fn pipe_stdin(input: Arc<dyn Input>, quiet: bool) {
+    let data = futures::stream::unfold(tty::stdin(), |mut rx| async move {
+        rx.recv().await.map(|item| (item.map_err(|e| Error::io("read stdin", e)), rx))
+    });
+    tokio::spawn(async move {
+        match input.pipe(data.boxed()).await {
+            Ok(()) => {}
+            // Programs may leave their input unread, as `head` does.
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidState | ErrorKind::NotFound) => {}
+            Err(e) => note(quiet, &format!("input: {}", e.message())),
+        }
+    });
+}
+
+/// Connects our terminal to a program's until one of them leaves. `own` says that nobody else keeps the program: when
+/// our terminal closes, it ends; there is nothing to detach from.
+pub(super) async fn interact(running: Running, stops: &mut StopSignals, own: bool, keys: bool) -> Result<Left, Failure> {
+    let Running { mut events, input } = running;
+    let mut raw = if keys { Some(tty::Raw::enter()?) } else { None };
+    let mut resizes = tty::Resizes::listen()?;
+    let mut typed = keys.then(tty::stdin);
+    let mut detach = tty::DetachKeys::default();
+    loop {
+        let next_key = async {
+            match &mut typed {
+                Some(rx) => rx.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = events.next() => match event {
+                // Remarks would tear the picture apart; a program on a terminal tells its own story.
+                Some(event) => if let Some(code) = show(event?, true)? {
+                    return Ok(Left::Ended(code));
+                },
+                None => return Err(Failure::Exec(ended_early())),
+            },
+            key = next_key => match key {
+                Some(Ok(bytes)) => {
+                    let keys = detach.feed(&bytes);
+                    if !keys.bytes.is_empty() {
+                        input_failed(input.write(keys.bytes.into()).await)?;
+                    }
+                    if keys.detach && own {
+                        // Nothing to detach from: the keys are the program's.
+                        input_failed(input.write(vec![0x1d, b'd'].into()).await)?;
+                    } else if keys.detach {
+                        if let Some(raw) = &mut raw {
+                            raw.reset_on_leave();
+                        }
+                        return Ok(Left::Detached);
+                    }
+                }
+                Some(Err(e)) => return Err(Failure::Exec(Error::io("read stdin", e))),
+                None => typed = None,
+            },
+            size = resizes.next(), if keys => input_failed(input.resize(size).await)?,
+            stop = stops.next() => {
+                if own {
+                    let _ = input.cancel().await;
+                }
+                return Ok(Left::Ended(128 + stop.number()));
+            },
+        }
+    }
+}
+
+/// The program may end between two keys; its exit event is on the way then.
+fn input_failed(result: Result<()>) -> Result<()> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::InvalidState => Ok(()),
+        other => other,
+    }
+}

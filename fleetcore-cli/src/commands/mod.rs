@@ -1,0 +1,80 @@
+//! The verbs, one module each.
+
+mod attach;
+mod completions;
+mod cp;
+mod doctor;
+mod exec;
+mod kill;
+mod login;
+mod logs;
+mod ls;
+mod man;
+mod ps;
+mod run;
+mod serve;
+mod sessions;
+mod shell;
+mod targets;
+mod token;
+mod user;
+
+use crate::{
+    cli::{Cli, Output, Verb},
+    config::Settings,
+    error::{Failure, Outcome, report},
+};
+
+/// Runs the verb; tells a failure; gives the exit code.
+pub(crate) async fn dispatch(cli: Cli) -> u8 {
+    // `serve` logs by rules of its own.
+    if !matches!(cli.command, Verb::Serve(_)) {
+        log(cli.global.verbose);
+    }
+    let exec = matches!(cli.command, Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
+    let (outcome, output) = match Settings::load(&cli.global) {
+        Ok(settings) => (verb(cli.command, &settings).await, settings.output),
+        Err(e) => (Err(Failure::Error(e)), cli.global.output.unwrap_or(Output::Table)),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(Failure::Error(e)) if exec => report(&Failure::Exec(e), output),
+        Err(failure) => report(&failure, output),
+    }
+}
+
+async fn verb(verb: Verb, settings: &Settings) -> Outcome {
+    match verb {
+        Verb::Serve(args) => serve::serve(*args, settings).await,
+        Verb::Run(args) => run::run(*args, settings).await,
+        Verb::Shell(args) => shell::shell(args, settings).await,
+        Verb::Attach(args) => attach::attach(args, settings).await,
+        Verb::Ps(args) => ps::ps(args, settings).await,
+        Verb::Sessions(args) => sessions::sessions(args, settings).await,
+        Verb::Logs(args) => logs::logs(args, settings).await,
+        Verb::Kill(args) => kill::kill(args, settings).await,
+        Verb::Cp(args) => cp::cp(args, settings).await,
+        Verb::Ls(args) => ls::ls(args, settings).await,
+        Verb::Targets => targets::targets(settings).await,
+        Verb::Login(args) => login::login(args, settings).await,
+        Verb::Logout => login::logout(settings).await,
+        Verb::Token(args) => token::token(args, settings).await,
+        Verb::User(args) => user::user(args, settings).await,
+        Verb::Doctor => doctor::doctor(settings).await,
+        Verb::Completions { shell } => completions::completions(shell),
+        Verb::Man { dir } => man::man(dir.as_deref()),
+    }
+}
+
+/// Logs of the library, on stderr, when asked for.
+fn log(verbose: u8) {
+    let default = match verbose {
+        0 => "error",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    // A second call cannot happen; if it did, the first one's choice is fine.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
+}

@@ -1,0 +1,83 @@
+//! `fleetcore run`
+
+use std::io::IsTerminal as _;
+
+use fleetcore::{CommandSpec, Error, Io, Overflow, Program};
+
+use super::exec::{Left, follow, interact, pipe_stdin};
+use crate::{
+    cli::{Output, Run},
+    config::Settings,
+    control::{self, Control, Ownership},
+    error::{Failure, Outcome},
+    exit, render,
+    signals::StopSignals,
+    tty,
+};
+
+/// Runs a command; gives its exit code.
+pub(crate) async fn run(args: Run, settings: &Settings) -> Outcome {
+    let stops = StopSignals::listen()?;
+    let control = control::open(settings)?;
+    let outcome = run_on(&*control, args, stops, settings).await;
+    control.close().await;
+    outcome
+}
+
+async fn run_on(control: &dyn Control, args: Run, mut stops: StopSignals, settings: &Settings) -> Outcome {
+    let forward = !args.no_stdin && !args.detach && (args.interactive || !std::io::stdin().is_terminal());
+    let keys = args.tty && std::io::stdin().is_terminal();
+    let target = args.target.clone();
+    let detach = args.detach;
+    let tty = args.tty;
+    let spec = spec(args, forward);
+    if detach {
+        let (id, _) = control.spawn(&target, spec, Ownership::Detached).await?;
+        match settings.output {
+            Output::Json => render::print(&format!("{{\"id\":\"{id}\"}}\n"))?,
+            _ => render::print(&format!("{id}\n"))?,
+        }
+        return Ok(exit::OK);
+    }
+    let (_, running) = control.spawn(&target, spec, Ownership::Wait).await?;
+    if tty {
+        if !keys && forward {
+            pipe_stdin(running.input.clone(), settings.quiet);
+        }
+        return match interact(running, &mut stops, true, keys).await? {
+            Left::Ended(code) => Ok(code),
+            Left::Detached => Ok(exit::OK),
+        };
+    }
+    if forward {
+        pipe_stdin(running.input.clone(), settings.quiet);
+    }
+    match follow(running, stops, settings.quiet).await {
+        Err(Failure::Error(e)) => Err(Failure::Exec(Error::with_operation(e, "run"))),
+        other => other,
+    }
+}
+
+fn spec(args: Run, stdin: bool) -> CommandSpec {
+    let program = match args.shell {
+        Some(script) => Program::Shell(script),
+        None => Program::Argv(args.argv),
+    };
+    let mut spec = CommandSpec::new(program).with_grace(args.grace);
+    spec.io = if args.tty { Io::Pty(tty::size()) } else { Io::Pipes { stdin, merge: false } };
+    spec.cwd = args.cwd;
+    spec.env = args.env.into_iter().map(|(k, v)| (k, v.into())).collect();
+    spec.clear_env = args.clear_env;
+    spec.user = args.user;
+    spec.timeout = args.timeout;
+    spec.labels = args.label.into_iter().collect();
+    if !args.detach {
+        // We are the reader: a slow one slows the command, as a pipe would, and no byte is lost.
+        spec.overflow = Overflow::Block;
+    }
+    if args.tty && !spec.env.contains_key("TERM") {
+        let term = std::env::var("TERM").unwrap_or_else(|_| "xterm-256color".to_owned());
+        spec.env.insert("TERM".to_owned(), term.into());
+    }
+    spec
+}
