@@ -185,7 +185,7 @@ const secretOf = (token) => `fct_${createHash('sha256').update(token.id).digest(
 
 async function files(request, url, rest) {
   const at = url.searchParams.get('path');
-  if (rest === 'list') return { items: fs.readdirSync(at).map((name) => fileInfo(path.join(at, name))) };
+  if (rest === 'list') return { items: fs.readdirSync(at).map((name) => ({ ...fileInfo(path.join(at, name)), path: name })) };
   const input = rest ? JSON.parse(await body(request)) : {};
   if (rest === 'mkdir') return void fs.mkdirSync(input.path);
   if (rest === 'rename') return void fs.renameSync(input.from, input.to);

@@ -12,12 +12,18 @@ let data;
 let server;
 let relay;
 let browser;
+let cookies;
 
 before(async () => {
   data = tempDir();
   server = await startServer(path.join(data, 'server'));
   relay = await startRelay(server.address);
   browser = await startBrowser();
+  // One login for all: the server limits how often an address may try.
+  const context = await browser.newContext({ baseURL: relay.address });
+  await logIn(await context.newPage());
+  cookies = await context.storageState();
+  await context.close();
 });
 after(async () => {
   await browser?.close();
@@ -29,7 +35,7 @@ after(async () => {
 /** Runs `body` in a fresh browser profile and fails on anything the console complains about. */
 function ui(name, body, { login = true, expectErrors = false } = {}) {
   it(name, async () => {
-    const context = await browser.newContext({ baseURL: relay.address, acceptDownloads: true, viewport: { width: 1280, height: 800 } });
+    const context = await browser.newContext({ baseURL: relay.address, storageState: login ? cookies : undefined, viewport: { width: 1280, height: 800 } });
     const page = await context.newPage();
     page.setDefaultTimeout(WAIT.timeout);
     const complaints = [];
@@ -42,7 +48,7 @@ function ui(name, body, { login = true, expectErrors = false } = {}) {
       if (origin !== relay.address && protocol !== 'blob:') complaints.push(`request to ${request.url()}`);
     });
     try {
-      if (login) await logIn(page);
+      if (login) await page.goto('/targets');
       await body(page, context);
       if (!expectErrors) assert.deepEqual(complaints, []);
     } catch (error) {
@@ -96,6 +102,7 @@ describe('login', () => {
   }, { login: false });
 
   ui('comes back after the login was lost, and ends with log out', async (page, context) => {
+    await logIn(page);
     await page.goto('/tokens');
     await context.clearCookies();
     await page.goto('/audit');
@@ -107,7 +114,7 @@ describe('login', () => {
     await page.waitForURL('**/login');
     await page.goto('/targets');
     await page.waitForURL('**/login?next=**');
-  });
+  }, { login: false });
 });
 
 describe('targets', () => {
