@@ -5,7 +5,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { startRelay } from './flaky-link.mjs';
-import { PASSWORD, startBrowser, startServer, tempDir } from './harness.mjs';
+import { isMock, PASSWORD, startBrowser, startServer, tempDir } from './harness.mjs';
 
 const WAIT = { timeout: 20_000 };
 let data;
@@ -33,8 +33,8 @@ after(async () => {
 });
 
 /** Runs `body` in a fresh browser profile and fails on anything the console complains about. */
-function ui(name, body, { login = true, expectErrors = false } = {}) {
-  it(name, async () => {
+function ui(name, body, { login = true, expectErrors = false, skip = false } = {}) {
+  it(name, { timeout: 120_000, skip }, async () => {
     const context = await browser.newContext({ baseURL: relay.address, storageState: login ? cookies : undefined, viewport: { width: 1280, height: 800 } });
     const page = await context.newPage();
     page.setDefaultTimeout(WAIT.timeout);
@@ -368,6 +368,25 @@ describe('keyboard and looks', () => {
     await page.getByRole('button', { name: 'Switch to the light theme' }).waitFor();
     assert.equal(await background(), dark);
   });
+});
+
+describe('a server that is killed', () => {
+  ui('is found again, with the login, the history and what was lost', async (page) => {
+    await page.goto('/run');
+    const marker = `killed-${Date.now()}`;
+    const view = await run(page, `echo ${marker}; sleep 1000`);
+    await sees(page, marker);
+    await view.getByText('running').waitFor();
+    await server.stop('SIGKILL');
+    await page.getByText('No live updates').waitFor();
+    server = await startServer(path.join(data, 'server'), Number(new URL(server.address).port));
+    await page.goto(`/history?search=${marker}`);
+    const row = page.getByRole('row').filter({ hasText: marker });
+    await row.getByText('lost').waitFor();
+    await row.getByRole('link', { name: new RegExp(marker) }).first().click();
+    await sees(page, marker);
+    await page.getByText('lost').first().waitFor();
+  }, { skip: isMock, expectErrors: true });
 });
 
 describe('accessibility', () => {
