@@ -179,13 +179,14 @@ async function body(request) {
   return Buffer.concat(parts);
 }
 const known = (map, id) => map.get(id) ?? (() => { throw new Problem(404, 'not_found', `${id} is not known here`); })();
-const loggedIn = (request) => logins.has(/fleetcore_login=(\w+)/.exec(request.headers.cookie ?? '')?.[1])
+const loginOf = (request) => /fleetcore_login=(\w+)/.exec(request.headers.cookie ?? '')?.[1];
+const loggedIn = (request) => logins.has(loginOf(request))
   || [...tokens.values()].some((it) => request.headers.authorization === `Bearer ${secretOf(it)}`);
 const secretOf = (token) => `fct_${createHash('sha256').update(token.id).digest('base64url')}`;
 
 async function files(request, url, rest) {
   const at = url.searchParams.get('path');
-  if (rest === 'list') return { items: fs.readdirSync(at).map((name) => fileInfo(path.join(at, name))) };
+  if (rest === 'list') return { items: fs.readdirSync(at).map((name) => ({ ...fileInfo(path.join(at, name)), path: name })) };
   const input = rest ? JSON.parse(await body(request)) : {};
   if (rest === 'mkdir') return void fs.mkdirSync(input.path);
   if (rest === 'rename') return void fs.renameSync(input.from, input.to);
@@ -214,7 +215,7 @@ async function api(request, response, url) {
     return who;
   }
   if (!loggedIn(request)) throw new Problem(401, 'unauthenticated', 'log in first');
-  if (kind === 'logout') return void logins.clear();
+  if (kind === 'logout') return void logins.delete(loginOf(request));
   if (kind === 'me') return who;
   if (kind === 'targets' && !id) return { items: Object.keys(loads).map(targetOf) };
   if (kind === 'targets' && action === 'load') return { items: loads[id] ?? [] };

@@ -7,6 +7,8 @@ import readline from 'node:readline';
 
 export const PASSWORD = 'an end-to-end password';
 export const chromium = process.env.CHROMIUM_BIN ?? '/usr/bin/chromium';
+/** The stand-in of `dev/` keeps nothing, so what is about restarts is left out with it. */
+export const isMock = /mock\.mjs$/.test(process.env.FLEETCORE_BIN ?? '');
 export const server = process.env.FLEETCORE_BIN ?? '';
 
 /** Why the tests can not run here, or undefined. */
@@ -45,10 +47,11 @@ export async function startServer(dataDir, port = 0) {
 
 export const tempDir = () => fs.mkdtempSync(path.join(os.tmpdir(), 'fleetcore-e2e-'));
 
-export async function startBrowser() {
+/** Without WebGL terminals are drawn as text in the page, which tests can read. */
+export async function startBrowser({ webgl = false } = {}) {
   const { chromium: driver } = await import('playwright-core');
-  return driver.launch({ executablePath: chromium, 
-    // Without WebGL terminals are drawn as text in the page, which tests can read.
-    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-3d-apis'],
-   });
+  return driver.launch({
+    executablePath: chromium,
+    args: ['--no-sandbox', '--disable-dev-shm-usage', webgl ? '--enable-unsafe-swiftshader' : '--disable-3d-apis'],
+  });
 }

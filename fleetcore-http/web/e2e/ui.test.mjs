@@ -5,19 +5,25 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { startRelay } from './flaky-link.mjs';
-import { PASSWORD, startBrowser, startServer, tempDir } from './harness.mjs';
+import { isMock, PASSWORD, startBrowser, startServer, tempDir } from './harness.mjs';
 
 const WAIT = { timeout: 20_000 };
 let data;
 let server;
 let relay;
 let browser;
+let cookies;
 
 before(async () => {
   data = tempDir();
   server = await startServer(path.join(data, 'server'));
   relay = await startRelay(server.address);
   browser = await startBrowser();
+  // One login for all: the server limits how often an address may try.
+  const context = await browser.newContext({ baseURL: relay.address });
+  await logIn(await context.newPage());
+  cookies = await context.storageState();
+  await context.close();
 });
 after(async () => {
   await browser?.close();
@@ -27,9 +33,9 @@ after(async () => {
 });
 
 /** Runs `body` in a fresh browser profile and fails on anything the console complains about. */
-function ui(name, body, { login = true, expectErrors = false } = {}) {
-  it(name, async () => {
-    const context = await browser.newContext({ baseURL: relay.address, acceptDownloads: true, viewport: { width: 1280, height: 800 } });
+function ui(name, body, { login = true, expectErrors = false, skip = false } = {}) {
+  it(name, { timeout: 120_000, skip }, async () => {
+    const context = await browser.newContext({ baseURL: relay.address, storageState: login ? cookies : undefined, viewport: { width: 1280, height: 800 } });
     const page = await context.newPage();
     page.setDefaultTimeout(WAIT.timeout);
     const complaints = [];
@@ -42,7 +48,7 @@ function ui(name, body, { login = true, expectErrors = false } = {}) {
       if (origin !== relay.address && protocol !== 'blob:') complaints.push(`request to ${request.url()}`);
     });
     try {
-      if (login) await logIn(page);
+      if (login) await page.goto('/targets');
       await body(page, context);
       if (!expectErrors) assert.deepEqual(complaints, []);
     } catch (error) {
@@ -96,6 +102,7 @@ describe('login', () => {
   }, { login: false });
 
   ui('comes back after the login was lost, and ends with log out', async (page, context) => {
+    await logIn(page);
     await page.goto('/tokens');
     await context.clearCookies();
     await page.goto('/audit');
@@ -107,7 +114,7 @@ describe('login', () => {
     await page.waitForURL('**/login');
     await page.goto('/targets');
     await page.waitForURL('**/login?next=**');
-  });
+  }, { login: false });
 });
 
 describe('targets', () => {
@@ -361,6 +368,25 @@ describe('keyboard and looks', () => {
     await page.getByRole('button', { name: 'Switch to the light theme' }).waitFor();
     assert.equal(await background(), dark);
   });
+});
+
+describe('a server that is killed', () => {
+  ui('is found again, with the login, the history and what was lost', async (page) => {
+    await page.goto('/run');
+    const marker = `killed-${Date.now()}`;
+    const view = await run(page, `echo ${marker}; sleep 1000`);
+    await sees(page, marker);
+    await view.getByText('running').waitFor();
+    await server.stop('SIGKILL');
+    await page.getByText('No live updates').waitFor();
+    server = await startServer(path.join(data, 'server'), Number(new URL(server.address).port));
+    await page.goto(`/history?search=${marker}`);
+    const row = page.getByRole('row').filter({ hasText: marker });
+    await row.getByText('lost').waitFor();
+    await row.getByRole('link', { name: new RegExp(marker) }).first().click();
+    await sees(page, marker);
+    await page.getByText('lost').first().waitFor();
+  }, { skip: isMock, expectErrors: true });
 });
 
 describe('accessibility', () => {

@@ -4,7 +4,7 @@ export const SHORTCUTS: readonly { keys: string; what: string; where: string }[]
   { keys: '?', what: 'This help', where: 'Everywhere' },
   { keys: 'g then t, r, h, f, e', what: 'Go to targets, run, history, files, terminals', where: 'Everywhere' },
   { keys: '/', what: 'Go to the filter or search field', where: 'Everywhere' },
-  { keys: 'Alt 1 … Alt 9', what: 'Terminal tab 1 … 9', where: 'Terminals' },
+  { keys: 'Alt 1 … Alt 9', what: 'Terminal tab 1 … 9', where: 'Everywhere' },
   { keys: 'Alt Shift N', what: 'New terminal on the same target', where: 'Terminals' },
   { keys: 'Alt Shift W', what: 'Close the terminal tab', where: 'Terminals' },
   { keys: 'Alt Shift ↑', what: 'Leave the terminal: focus its tab', where: 'Terminals' },

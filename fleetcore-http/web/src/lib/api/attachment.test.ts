@@ -8,7 +8,7 @@ class FakeSocket {
   sent: number[][] = [];
   onopen: (() => void) | null = null;
   onmessage: ((event: { data: ArrayBuffer }) => void) | null = null;
-  onclose: ((event: { reason: string }) => void) | null = null;
+  onclose: ((event: { code: number; reason: string }) => void) | null = null;
   readonly url: string;
   constructor(url: string) {
     this.url = url;
@@ -27,9 +27,9 @@ class FakeSocket {
   receive(...bytes: number[]) {
     this.onmessage?.({ data: new Uint8Array(bytes).buffer });
   }
-  drop() {
+  drop(code = 1006) {
     this.readyState = 3;
-    this.onclose?.({ reason: '' });
+    this.onclose?.({ code, reason: '' });
   }
 }
 
@@ -170,6 +170,23 @@ describe('Attachment', () => {
     view.resize(100, 30);
     socket(0).open();
     expect(socket(0).sent).toEqual([[2, 0, 100, 0, 30]]);
+    view.close();
+  });
+
+  it.each([[1000, 'ended'], [1011, 'gone']])('takes close code %i as the end', async (code, status) => {
+    attach();
+    socket(0).open();
+    socket(0).drop(code);
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(FakeSocket.made).toHaveLength(1);
+    expect(states.at(-1)).toBe(status);
+  });
+
+  it('does not resize what it only looks at', () => {
+    const view = attach({ input: false });
+    socket(0).open();
+    view.resize(10, 10);
+    expect(socket(0).sent).toEqual([]);
     view.close();
   });
 

@@ -36,6 +36,9 @@ const WINDOW = 256 * 1024;
 /** Acks go out this often, so that a fast stream never has to wait for one. */
 const ACK_EVERY = WINDOW / 4;
 const PING_MS = 15_000;
+/** Close codes of RFC 6455. */
+const NORMAL = 1000;
+const INTERNAL_ERROR = 1011;
 
 /**
  * One view of a command or session: keeps a WebSocket to it, comes back after
@@ -85,7 +88,8 @@ export class Attachment {
 
   resize(cols: number, rows: number): void {
     this.#size = { cols, rows };
-    this.#send(encodeResize(cols, rows));
+    // Who only looks on does not change the size for those who type.
+    if (this.#options.input) this.#send(encodeResize(cols, rows));
   }
 
   signal(signal: SignalName): boolean {
@@ -121,7 +125,6 @@ export class Attachment {
     this.#acked = this.#received;
     socket.onopen = () => {
       if (socket !== this.#socket) return;
-      this.#attempt = 0;
       this.#heard = true;
       this.#options.onStatus({ kind: 'open' });
       if (this.#size) this.resize(this.#size.cols, this.#size.rows);
@@ -140,6 +143,9 @@ export class Attachment {
     };
     socket.onclose = (event) => {
       if (socket !== this.#socket) return;
+      // Ended without an exit frame: nobody knows how, as with a command lost in a crash.
+      if (event.code === NORMAL && !this.#ended && !this.#closed) return this.#finish({ kind: 'ended' });
+      if (event.code === INTERNAL_ERROR) return this.#finish({ kind: 'gone', reason: event.reason || 'the server failed' });
       this.#broken(event.reason || 'connection lost');
     };
   }
@@ -152,6 +158,7 @@ export class Attachment {
         if (frame.offset > this.#received) this.#options.onGap(this.#received, frame.offset);
         const fresh = frame.bytes.subarray(Math.max(0, this.#received - frame.offset));
         this.#received = end;
+        this.#attempt = 0;
         this.#options.onOutput(fresh, frame.channel, end);
         return;
       }
@@ -173,8 +180,15 @@ export class Attachment {
         this.#options.onError(frame.problem);
         return;
       case 'pong':
+        this.#attempt = 0;
         return;
     }
+  }
+
+  #finish(status: Status): void {
+    this.#ended = true;
+    this.#teardown();
+    this.#options.onStatus(status);
   }
 
   #broken(reason: string): void {
@@ -195,8 +209,7 @@ export class Attachment {
       if (this.#closed) return;
       if (reason === undefined) this.#connect();
       else {
-        this.#ended = true;
-        this.#options.onStatus({ kind: 'gone', reason });
+        this.#finish({ kind: 'gone', reason });
       }
     });
   }

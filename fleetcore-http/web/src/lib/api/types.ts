@@ -70,7 +70,7 @@ export interface Target {
   addresses: string[];
   labels: Record<string, string>;
   created_at?: string | null;
-  capabilities: Record<string, unknown> & { pty?: boolean; actions?: string[] };
+  capabilities?: (Record<string, unknown> & { pty?: boolean; actions?: string[] }) | null;
   host?: Host | null;
   load?: Load | null;
 }
@@ -157,6 +157,7 @@ export interface AttachState {
 }
 
 export interface FileInfo {
+  /** In a listing the name alone. */
   path: string;
   kind: 'file' | 'dir' | 'symlink' | 'other';
   size: number;
