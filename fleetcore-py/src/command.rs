@@ -132,7 +132,9 @@ impl CommandStream {
                             }
                             break chunk;
                         }
-                        Some(core_::CommandEvent::Exited(_)) | None => return Err(PyStopAsyncIteration::new_err(())),
+                        Some(core_::CommandEvent::Exited(_)) | None => {
+                            return Err(PyStopAsyncIteration::new_err(()));
+                        }
                         Some(_) => {}
                     }
                 },

@@ -4,7 +4,12 @@ use ::fleetcore as core_;
 use pyo3::{create_exception, exceptions::PyException, prelude::*};
 
 create_exception!(fleetcore, FleetError, PyException, "Base of all fleetcore errors; `code` names the kind.");
-create_exception!(fleetcore, InvalidInputError, FleetError, "An argument breaks a rule; the text names both.");
+create_exception!(
+    fleetcore,
+    InvalidInputError,
+    FleetError,
+    "An argument breaks a rule; the text names both."
+);
 create_exception!(fleetcore, AuthenticationError, FleetError, "No or bad credentials.");
 create_exception!(fleetcore, AccessDeniedError, FleetError, "Not allowed.");
 create_exception!(fleetcore, NotFoundError, FleetError, "No such thing.");

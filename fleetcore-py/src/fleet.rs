@@ -31,8 +31,9 @@ fn spec(
         spec = spec.with_env(name, value);
     }
     if let Some(seconds) = timeout {
-        let limit = Duration::try_from_secs_f64(seconds)
-            .map_err(|e| PyValueError::new_err(format!("timeout must be a positive number of seconds: {e}")))?;
+        let limit = Duration::try_from_secs_f64(seconds).map_err(|e| {
+            PyValueError::new_err(format!("timeout must be a positive number of seconds: {e}"))
+        })?;
         spec = spec.with_timeout(limit);
     }
     Ok(spec)
@@ -119,7 +120,11 @@ impl RunResult {
 
     fn __repr__(&self) -> String {
         let code = exit_code(self.output.status).map_or_else(|| "None".to_owned(), |c| c.to_string());
-        format!("Result(exit_code={code}, stdout={} bytes, stderr={} bytes)", self.output.stdout.len(), self.output.stderr.len())
+        format!(
+            "Result(exit_code={code}, stdout={} bytes, stderr={} bytes)",
+            self.output.stdout.len(),
+            self.output.stderr.len()
+        )
     }
 }
 

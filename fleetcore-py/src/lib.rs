@@ -13,9 +13,9 @@ mod _fleetcore {
     use crate::command::{Command, CommandStream};
     #[pymodule_export]
     use crate::errors::{
-        AccessDeniedError, AlreadyExistsError, AuthenticationError, BusyError, CommandFailedError, ConflictError,
-        FleetError, FleetTimeoutError, InvalidInputError, InvalidStateError, NotFoundError, RateLimitedError,
-        UnavailableError, UnsupportedError,
+        AccessDeniedError, AlreadyExistsError, AuthenticationError, BusyError, CommandFailedError,
+        ConflictError, FleetError, FleetTimeoutError, InvalidInputError, InvalidStateError, NotFoundError,
+        RateLimitedError, UnavailableError, UnsupportedError,
     };
     #[pymodule_export]
     use crate::fleet::{Fleet, RunResult};

@@ -21,7 +21,8 @@ fn handle() -> Option<Handle> {
 
 /// Starts the runtime and registers its end.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
-    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("fleetcore").build()?;
+    let runtime =
+        Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("fleetcore").build()?;
     if let Ok(mut slot) = RUNTIME.lock() {
         *slot = Some(runtime);
     }
@@ -39,7 +40,10 @@ pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
 }
 
 /// Runs `work` to its end without holding the GIL.
-pub(crate) fn block_on<T: Send>(py: Python<'_>, work: impl Future<Output = PyResult<T>> + Send) -> PyResult<T> {
+pub(crate) fn block_on<T: Send>(
+    py: Python<'_>,
+    work: impl Future<Output = PyResult<T>> + Send,
+) -> PyResult<T> {
     let handle = handle().ok_or_else(|| PyRuntimeError::new_err("the interpreter is shutting down"))?;
     py.detach(|| handle.block_on(work))
 }

@@ -24,8 +24,8 @@ pub use fleet::{
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use journal::JournalStream;
 pub use raw::{
-    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore, Layer,
-    OpContext, Provider, Session,
+    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore,
+    Layer, OpContext, Provider, Session,
 };
 pub use supervisor::{CommandHandle, Output, RunningCommand};
 pub use types::*;

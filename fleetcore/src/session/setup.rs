@@ -251,21 +251,34 @@ mod tests {
 
     #[test]
     fn shells_that_cannot_speak_are_refused() {
-        for bad in [&["fish"][..], &["bash", "-c", "x"], &["bash", "x.sh"], &["bash", "--rcfile"], &["sh", "-ec", "x"]] {
+        for bad in [
+            &["fish"][..],
+            &["bash", "-c", "x"],
+            &["bash", "x.sh"],
+            &["bash", "--rcfile"],
+            &["sh", "-ec", "x"],
+        ] {
             assert_eq!(argv(bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad:?}");
         }
     }
 
     #[test]
     fn arguments_are_handed_on() {
-        assert_eq!(argv(&["/usr/bin/bash", "--norc", "-O", "globstar", "-i"]).unwrap()[3..], ["/usr/bin/bash", "-O", "globstar"]);
+        assert_eq!(
+            argv(&["/usr/bin/bash", "--norc", "-O", "globstar", "-i"]).unwrap()[3..],
+            ["/usr/bin/bash", "-O", "globstar"]
+        );
         assert_eq!(argv(&["busybox", "sh", "-i"]).unwrap()[4..], ["busybox", "sh"]);
     }
 
     #[test]
     fn only_text_is_typed() {
         for bad in ["a\0", "a\x1b[201~", "a\rb", "\u{9b}1m", "\x7f"] {
-            assert_eq!(typed(bad, Flavour::Bash, false).unwrap_err().context_value("field"), Some("command"), "{bad:?}");
+            assert_eq!(
+                typed(bad, Flavour::Bash, false).unwrap_err().context_value("field"),
+                Some("command"),
+                "{bad:?}"
+            );
         }
         assert_eq!(typed("ls\n\n", Flavour::Bash, true).unwrap(), b"\x05\x15ls\r");
         assert_eq!(typed("a\nb", Flavour::Bash, false).unwrap(), b"\x1b[200~a\nb\x1b[201~\r");

@@ -214,8 +214,7 @@ impl Session for ShellSession {
     }
 
     async fn send_keys(&self, keys: &[Key]) -> Result<()> {
-        let application =
-            keys.iter().any(keys::depends_on_mode) && self.tracker.application_cursor_keys();
+        let application = keys.iter().any(keys::depends_on_mode) && self.tracker.application_cursor_keys();
         self.write(keys::encode(keys, application)?).await
     }
 

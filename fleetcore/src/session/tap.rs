@@ -10,8 +10,8 @@ use futures::StreamExt;
 
 use super::track::Tracker;
 use crate::{
-    CommandId, CommandSpec, ExecCapabilities, Executor, FileSystem, Offset, OpContext, Result, Session, SessionSpec,
-    raw::RawProcess,
+    CommandId, CommandSpec, ExecCapabilities, Executor, FileSystem, Offset, OpContext, Result, Session,
+    SessionSpec, raw::RawProcess,
 };
 
 /// An executor whose processes tell `tracker` their output.
