@@ -172,6 +172,9 @@ impl Machine {
     /// Those of [`executor`](Self::executor).
     pub async fn files(&self) -> Result<Files> {
         let executor = self.executor(&OpContext::default()).await?;
-        Ok(Files::new(executor.files()?))
+        if executor.capabilities().native_files {
+            return Ok(Files::new(executor.files()?));
+        }
+        Ok(Files::new(Arc::new(crate::sim::files::SpawnFiles::new(executor))))
     }
 }

@@ -7,7 +7,7 @@ mod cgroup;
 mod config;
 mod error;
 mod executor;
-mod files;
+pub(crate) mod files;
 pub mod host;
 mod input;
 mod output;
