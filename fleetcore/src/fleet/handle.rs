@@ -162,23 +162,29 @@ impl Fleet {
                 capabilities: Some(host.capabilities()),
             });
         }
-        let listings = self.inner.providers.keys().map(|scheme| async move {
-            let Some(provider) = self.provider(scheme) else { return Ok(Vec::new()) };
-            match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
-                Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
-                Err(e) if cx.cancel.is_cancelled() => Err(e),
-                Err(e) => {
-                    tracing::warn!(provider = scheme, error = %e, "machines cannot be listed");
-                    Ok(Vec::new())
-                }
-            }
-        });
+        // One method call each, in a loop: closures that return futures of borrowed names are not general enough for
+        // the compiler to see that the whole is `Send`.
+        let mut listings = stream::FuturesOrdered::new();
+        for scheme in self.inner.providers.keys() {
+            listings.push_back(self.list_one(cx, scheme));
+        }
         // Providers do not wait for one another; results keep their order.
-        let mut listings = stream::iter(listings).buffered(8);
         while let Some(machines) = listings.next().await {
             all.extend(machines?);
         }
         Ok(all)
+    }
+
+    async fn list_one(&self, cx: &OpContext, scheme: &'static str) -> Result<Vec<TargetInfo>> {
+        let Some(provider) = self.provider(scheme) else { return Ok(Vec::new()) };
+        match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
+            Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
+            Err(e) if cx.cancel.is_cancelled() => Err(e),
+            Err(e) => {
+                tracing::warn!(provider = scheme, error = %e, "machines cannot be listed");
+                Ok(Vec::new())
+            }
+        }
     }
 
     async fn describe(

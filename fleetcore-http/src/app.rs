@@ -1,0 +1,333 @@
+//! The state all routes share, and the one middleware around them.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use fleetcore::{AuditEntry, AuditStore, Fleet, IdentityStore, SessionId};
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    auth::{AuditSlot, LoginLimiter, Passwords, Quotas, TokenCache, host_allowed},
+    config::ServerConfig,
+    error::{Problem, ProblemCode},
+    extract::ClientIp,
+    native::{self, LoadWatch},
+    ui,
+};
+
+/// Audit entries of hot calls that wait for the store; when it is full, callers wait.
+const AUDIT_QUEUE: usize = 1024;
+
+/// Where people and deeds are kept. Commands and output are kept by the fleet's own store.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// Users and tokens.
+    pub identity: Arc<dyn IdentityStore>,
+    /// The audit log.
+    pub audit: Arc<dyn AuditStore>,
+}
+
+impl Stores {
+    /// One store that keeps both.
+    pub fn new<S: IdentityStore + AuditStore>(store: Arc<S>) -> Self {
+        Self { identity: store.clone(), audit: store }
+    }
+}
+
+/// The state of the server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: ServerConfig,
+    fleet: Fleet,
+    stores: Stores,
+    tokens: TokenCache,
+    passwords: Passwords,
+    logins: LoginLimiter,
+    commands: Quotas,
+    streams: Quotas,
+    session_owners: native::SessionOwners,
+    load: LoadWatch,
+    session_changes: broadcast::Sender<SessionId>,
+    /// Held while users change, so that two requests cannot each remove one of the last two admins.
+    users: tokio::sync::Mutex<()>,
+    audit: Mutex<Option<mpsc::Sender<AuditEntry>>>,
+    /// Told to streams when the server stops.
+    stop: CancellationToken,
+    /// Streams and background work that a stop waits for.
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// The state of a server over `fleet`. Needs a runtime: a task writes the audit log.
+    pub fn new(config: ServerConfig, fleet: Fleet, stores: Stores) -> Self {
+        let (audit, queue) = mpsc::channel(AUDIT_QUEUE);
+        let tasks = TaskTracker::new();
+        tasks.spawn(write_audit(stores.audit.clone(), queue));
+        let limits = &config.limits;
+        Self(Arc::new(Inner {
+            tokens: TokenCache::new(stores.identity.clone()),
+            passwords: Passwords::new(limits.password_checks),
+            logins: LoginLimiter::new(limits.logins_per_minute),
+            commands: Quotas::new("commands", limits.commands_per_actor),
+            streams: Quotas::new("streams", limits.streams_per_actor),
+            session_owners: native::SessionOwners::new(limits.sessions_per_actor),
+            load: LoadWatch::default(),
+            session_changes: broadcast::channel(256).0,
+            users: tokio::sync::Mutex::default(),
+            audit: Mutex::new(Some(audit)),
+            stop: CancellationToken::new(),
+            tasks,
+            config,
+            fleet,
+            stores,
+        }))
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &ServerConfig {
+        &self.0.config
+    }
+
+    /// The fleet it serves.
+    pub fn fleet(&self) -> &Fleet {
+        &self.0.fleet
+    }
+
+    /// Ends the fleet's commands and sessions, which ends their streams, then all other streams.
+    pub async fn shutdown(&self) {
+        self.fleet().shutdown().await;
+        self.shutdown_streams();
+    }
+
+    /// Tells all streams to end.
+    pub(crate) fn shutdown_streams(&self) {
+        self.0.stop.cancel();
+    }
+
+    /// Waits for background work to be done; the audit log takes no more entries.
+    pub(crate) async fn drain(&self) {
+        self.0.audit.lock().take();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    pub(crate) fn tokens(&self) -> &TokenCache {
+        &self.0.tokens
+    }
+    pub(crate) fn identities(&self) -> &dyn IdentityStore {
+        &*self.0.stores.identity
+    }
+    pub(crate) fn audit_store(&self) -> &dyn AuditStore {
+        &*self.0.stores.audit
+    }
+    pub(crate) fn passwords(&self) -> &Passwords {
+        &self.0.passwords
+    }
+    pub(crate) fn logins(&self) -> &LoginLimiter {
+        &self.0.logins
+    }
+    pub(crate) fn command_quota(&self) -> &Quotas {
+        &self.0.commands
+    }
+    pub(crate) fn stream_quota(&self) -> &Quotas {
+        &self.0.streams
+    }
+    pub(crate) fn session_owners(&self) -> &native::SessionOwners {
+        &self.0.session_owners
+    }
+    pub(crate) fn load(&self) -> &LoadWatch {
+        &self.0.load
+    }
+    pub(crate) fn users(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.users
+    }
+    /// Tells those who watch that a session has another size, directory or business.
+    pub(crate) fn session_changed(&self, id: &SessionId) {
+        self.fleet().sessions().announce(id);
+        // Nobody watching is fine.
+        let _ = self.0.session_changes.send(id.clone());
+    }
+    pub(crate) fn session_changes(&self) -> broadcast::Receiver<SessionId> {
+        self.0.session_changes.subscribe()
+    }
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.0.stop
+    }
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    /// Adds to the audit log, behind the caller's back.
+    pub(crate) async fn audit_later(&self, entry: AuditEntry) {
+        let queue = self.0.audit.lock().clone();
+        match queue {
+            Some(queue) => {
+                // Fails only when the writer has died with its runtime.
+                let _ = queue.send(entry).await;
+            }
+            None => self.audit_now(entry).await,
+        }
+    }
+
+    /// Adds to the audit log, durably.
+    async fn audit_now(&self, entry: AuditEntry) {
+        if let Err(error) = self.audit_store().append(entry).await {
+            metrics::counter!("fleetcore_audit_failures_total").increment(1);
+            tracing::error!(%error, "the audit log cannot be written");
+        }
+    }
+}
+
+async fn write_audit(store: Arc<dyn AuditStore>, mut queue: mpsc::Receiver<AuditEntry>) {
+    while let Some(entry) = queue.recv().await {
+        if let Err(error) = store.append(entry).await {
+            metrics::counter!("fleetcore_audit_failures_total").increment(1);
+            tracing::error!(%error, "the audit log cannot be written");
+        }
+    }
+}
+
+/// All routes: the API, its document, health, metrics and the front end.
+pub fn router(app: App) -> Router {
+    let (api, _) = native::routes().split_for_parts();
+    api.merge(ui::routes())
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(app.clone(), around))
+        .with_state(app)
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "Not a method of this resource",
+        "the resource has other methods; see the Allow header",
+    )
+}
+
+/// Scripts, styles and connections from here only; styles may be inline because terminals and charts set them.
+const CSP: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; \
+                   object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Everything that holds for every route, in one layer because each layer costs every request a box.
+async fn around(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let health = request.uri().path() == "/healthz";
+    let path_is_api = request.uri().path().starts_with("/api/");
+    if !health && !host_allowed(request.headers(), request.uri(), &app) {
+        let mut refused = Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "misdirected_request",
+            "Not a name of this server",
+            "the server does not answer to this host name; see allowed_hosts",
+        )
+        .into_response();
+        secure(refused.headers_mut(), app.config().tls.is_some());
+        return refused;
+    }
+    let changes = path_is_api && !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let slot = changes.then(|| {
+        let slot = Arc::new(AuditSlot::default());
+        request.extensions_mut().insert(slot.clone());
+        slot
+    });
+    let origin = changes.then(|| {
+        let (parts, body) = std::mem::take(&mut request).into_parts();
+        let ip = ClientIp::of(&parts, &app).0;
+        let path = parts.uri.path().to_owned();
+        request = Request::from_parts(parts, body);
+        (ip, path)
+    });
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => Problem::panicked(&*panic).into_response(),
+    };
+    let status = response.status();
+    let code = response.extensions().get::<ProblemCode>().map(|c| c.0);
+    secure(response.headers_mut(), app.config().tls.is_some());
+    let route = route.as_ref().map_or("other", |r| r.as_str());
+    if let (Some(slot), Some((ip, path))) = (slot, origin)
+        // What is refused for want of any login, or has no route, changes nothing and would let strangers fill the log.
+        && (slot.actor().is_some() || slot.action().is_some())
+    {
+        let action = slot.action().map_or_else(|| format!("{method} {route}"), str::to_owned);
+        let hot = action.starts_with("command.") || action.starts_with("session.");
+        let outcome = code.unwrap_or("ok");
+        let entry = AuditEntry::new(
+            slot.actor().unwrap_or("nobody"),
+            action,
+            slot.target().unwrap_or(&path),
+            outcome,
+        );
+        let detail = slot.detail_text().map(|d| format!("{d}; ")).unwrap_or_default();
+        let entry = entry.with_detail(format!("{detail}from {ip}"));
+        // Commands and sessions have a durable record with the actor of their own; anything else waits for the disk.
+        if hot {
+            app.audit_later(entry).await;
+        } else {
+            app.audit_now(entry).await;
+        }
+    }
+    let elapsed = started.elapsed();
+    if !health {
+        let labels = [("method", method_label(&method)), ("route", route.to_owned())];
+        metrics::histogram!("fleetcore_http_request_seconds", &labels).record(elapsed.as_secs_f64());
+        metrics::counter!(
+            "fleetcore_http_requests_total", "method" => method_label(&method), "route" => route.to_owned(),
+            "status" => status.as_str().to_owned()
+        )
+        .increment(1);
+        if status.is_server_error() {
+            tracing::warn!(%method, route, status = status.as_u16(), code, ms = elapsed.as_millis(), "request");
+        } else {
+            tracing::debug!(%method, route, status = status.as_u16(), code, ms = elapsed.as_millis(), "request");
+        }
+    }
+    response
+}
+
+/// Anybody can make up methods; labels must stay few.
+fn method_label(method: &Method) -> String {
+    let known = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+    ];
+    if known.contains(method) { method.as_str().to_owned() } else { "OTHER".to_owned() }
+}
+
+fn secure(headers: &mut HeaderMap, tls: bool) {
+    const SET: [(HeaderName, &str); 4] = [
+        (header::CONTENT_SECURITY_POLICY, CSP),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ];
+    for (name, value) in SET {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if tls {
+        headers
+            .entry(header::STRICT_TRANSPORT_SECURITY)
+            .or_insert(HeaderValue::from_static("max-age=31536000"));
+    }
+}

@@ -1,0 +1,23 @@
+//! The native API, `/api/v1`.
+
+mod attach;
+mod cast;
+mod commands;
+mod events;
+mod files;
+mod health;
+mod identity;
+mod load;
+mod openapi;
+mod output;
+mod range;
+mod sessions;
+mod sse;
+mod targets;
+pub mod wire;
+
+pub use openapi::openapi;
+
+pub(crate) use events::LoadWatch;
+pub(crate) use openapi::routes;
+pub(crate) use sessions::SessionOwners;
