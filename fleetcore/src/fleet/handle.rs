@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::broadcast;
 
 use super::{Commands, FleetBuilder, Machine, Sessions};
@@ -162,17 +162,23 @@ impl Fleet {
                 capabilities: Some(host.capabilities()),
             });
         }
-        let listings = self.inner.providers.keys().map(|scheme| async move {
-            let Some(provider) = self.provider(scheme) else { return Ok(Vec::new()) };
-            match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
-                Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
-                Err(e) if cx.cancel.is_cancelled() => Err(e),
-                Err(e) => {
-                    tracing::warn!(provider = scheme, error = %e, "machines cannot be listed");
-                    Ok(Vec::new())
+        // Boxed and collected, so that nothing generic over a lifetime is held across an await: callers whose futures
+        // must be `Send` would not compile.
+        let listing = |scheme: &'static str| {
+            async move {
+                let Some(provider) = self.provider(scheme) else { return Ok(Vec::new()) };
+                match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
+                    Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
+                    Err(e) if cx.cancel.is_cancelled() => Err(e),
+                    Err(e) => {
+                        tracing::warn!(provider = scheme, error = %e, "machines cannot be listed");
+                        Ok(Vec::new())
+                    }
                 }
             }
-        });
+            .boxed()
+        };
+        let listings: Vec<_> = self.inner.providers.keys().copied().map(listing).collect();
         // Providers do not wait for one another; results keep their order.
         let mut listings = stream::iter(listings).buffered(8);
         while let Some(machines) = listings.next().await {
