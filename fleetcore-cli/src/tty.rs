@@ -13,10 +13,6 @@ use tokio::{
 /// mouse reports, bracketed paste, colours.
 const RESET: &[u8] = b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m";
 
-/// Whether stdin and stdout are a terminal.
-pub(crate) fn is_terminal() -> bool {
-    io::stdin().is_terminal() && io::stdout().is_terminal()
-}
 
 /// Size of our terminal, 80x24 when there is none.
 pub(crate) fn size() -> PtySize {

@@ -8,7 +8,7 @@ use crate::error::one_line;
 /// A table with a head. On a terminal it fits its width; elsewhere nothing is cut or wrapped.
 pub(super) fn list<R: Row>(rows: &[R], color: bool) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     let head = R::HEAD.iter().map(|h| {
         let cell = TableCell::new(h);
