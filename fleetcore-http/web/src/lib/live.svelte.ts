@@ -15,13 +15,20 @@ let failure = $state<unknown>();
 let connected = $state(true);
 /** Grows whenever lists fetched earlier may have missed changes. */
 let epoch = $state(0);
+let started = false;
 let stopEvents: (() => void) | undefined;
 
+/** Sessions told by events while a list is on its way: the events are newer than the list. */
+const newer = new Set<string>();
+
 async function reload(): Promise<void> {
+  newer.clear();
   try {
     const [machines, open] = await Promise.all([api.targets(), api.sessions()]);
     replace(targets, machines.items, (it) => it.target);
-    replace(sessions, open.items.filter((it) => !it.ended), (it) => it.id);
+    const older = open.items.filter((it) => !it.ended && !newer.has(it.id));
+    const fresh = [...sessions.values()].filter((it) => newer.has(it.id));
+    replace(sessions, [...older, ...fresh], (it) => it.id);
     failure = undefined;
     loaded = true;
     for (const { target } of machines.items) void reloadLoad(target);
@@ -34,8 +41,8 @@ async function reloadLoad(target: string): Promise<void> {
   try {
     const { items } = await api.targetLoad(target);
     const last = items.at(-1)?.at ?? '';
-    const newer = (loads.get(target) ?? []).filter((it) => it.at > last);
-    loads.set(target, [...items, ...newer].slice(-LOAD_POINTS));
+    const since = (loads.get(target) ?? []).filter((it) => it.at > last);
+    loads.set(target, [...items, ...since].slice(-LOAD_POINTS));
   } catch {
     // A target without load numbers simply has no chart.
   }
@@ -58,14 +65,51 @@ function onEvent({ event, data }: SseEvent): void {
     for (const listener of commandListeners) listener(body as Command);
   } else if (event === 'session') {
     const session = body as Session;
+    newer.add(session.id);
     if (session.ended) sessions.delete(session.id);
     else sessions.set(session.id, session);
   } else if (event === 'session_closed') {
-    sessions.delete((body as { id: string }).id);
+    const { id } = body as { id: string };
+    newer.add(id);
+    sessions.delete(id);
   } else if (event === 'lagged') {
     epoch += 1;
     void reload();
   }
+}
+
+/**
+ * Browsers allow six connections to a server over HTTP/1.1, shared by all tabs:
+ * a tab nobody looks at gives its event stream back after a while.
+ */
+const HIDDEN_MS = 20_000;
+let hiding: ReturnType<typeof setTimeout> | undefined;
+
+function onVisibility(): void {
+  clearTimeout(hiding);
+  if (document.hidden) {
+    hiding = setTimeout(() => {
+      stopEvents?.();
+      stopEvents = undefined;
+    }, HIDDEN_MS);
+  } else if (!stopEvents) {
+    listen();
+  }
+}
+
+/** Opens the event stream; what was listed before it opened may have changed unseen and is listed anew. */
+function listen(): void {
+  stopEvents = openEvents(api.EVENTS_PATH, {
+    onEvent,
+    onOpen() {
+      connected = true;
+      epoch += 1;
+      void reload();
+    },
+    onLost() {
+      connected = false;
+    },
+  });
 }
 
 /** What the server tells by itself: targets with their load, sessions, commands. */
@@ -87,25 +131,16 @@ export const live = {
   },
   reload,
   start(): void {
-    if (stopEvents) return;
+    if (started) return;
+    started = true;
     void reload();
-    let first = true;
-    stopEvents = openEvents(api.EVENTS_PATH, {
-      onEvent,
-      onOpen() {
-        connected = true;
-        if (!first) {
-          epoch += 1;
-          void reload();
-        }
-        first = false;
-      },
-      onLost() {
-        connected = false;
-      },
-    });
+    listen();
+    document.addEventListener('visibilitychange', onVisibility);
   },
   stop(): void {
+    started = false;
+    document.removeEventListener('visibilitychange', onVisibility);
+    clearTimeout(hiding);
     stopEvents?.();
     stopEvents = undefined;
     connected = true;

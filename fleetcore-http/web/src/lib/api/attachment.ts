@@ -1,10 +1,9 @@
 import { backoffMs } from '../backoff';
 import {
-  decodeFrame, encodeAck, encodeCloseStdin, encodeInput, encodePing, encodeResize, encodeSignal,
-  FrameError, SUBPROTOCOL, type Channel, type ServerFrame,
+  decodeFrame, encodeAck, encodeInput, encodePing, encodeResize, FrameError, SUBPROTOCOL, type Channel, type ServerFrame,
 } from './attach';
 import { withQuery } from './client';
-import type { AttachState, Exit, Problem, SignalName } from './types';
+import type { AttachState, Exit, Problem } from './types';
 
 export type Status =
   | { kind: 'connecting' }
@@ -66,11 +65,6 @@ export class Attachment {
     this.#connect();
   }
 
-  /** The offset after the last byte received. */
-  get offset(): number {
-    return this.#received;
-  }
-
   /** Tells that everything before `offset` was drawn, so more may come. */
   consumed(offset: number): void {
     this.#consumed = Math.max(this.#consumed, offset);
@@ -90,14 +84,6 @@ export class Attachment {
     this.#size = { cols, rows };
     // Who only looks on does not change the size for those who type.
     if (this.#options.input) this.#send(encodeResize(cols, rows));
-  }
-
-  signal(signal: SignalName): boolean {
-    return this.#send(encodeSignal(signal));
-  }
-
-  closeStdin(): boolean {
-    return this.#send(encodeCloseStdin());
   }
 
   /** Skips the wait before the next try. */

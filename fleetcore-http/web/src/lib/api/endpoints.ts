@@ -1,7 +1,7 @@
 import { del, get, post, send, withQuery, type Query } from './client';
 import type {
-  AuditEntry, Command, CommandSpec, FileInfo, Identity, Info, Load, Page, PtySize, Scope, Session,
-  SessionSpec, SignalName, Target, Token,
+  AuditEntry, Command, CommandSpec, FileInfo, Identity, Info, Load, Page, Scope, Session, SessionSpec,
+  SignalName, Target, Token,
 } from './types';
 
 const V1 = '/api/v1';
@@ -21,7 +21,6 @@ export const changePassword = (old: string, next: string) =>
 
 export const targets = () => get<Page<Target>>(`${V1}/targets`);
 export const targetLoad = (name: string) => get<Page<Load>>(`${target(name)}/load`);
-export const ping = (name: string) => post<{ ok: boolean; latency_ms: number }>(`${target(name)}/ping`);
 
 export const createCommand = (spec: CommandSpec) => post<Command>(`${V1}/commands`, spec);
 export const commands = (query: Query, signal?: AbortSignal) =>
@@ -37,7 +36,6 @@ export const sessions = () => get<Page<Session>>(`${V1}/sessions`);
 export const createSession = (spec: SessionSpec) => post<Session>(`${V1}/sessions`, spec);
 export const getSession = (id: string) => get<Session>(session(id));
 export const closeSession = (id: string) => del<Session>(session(id));
-export const resizeSession = (id: string, size: PtySize) => post(`${session(id)}/resize`, size);
 export const sessionAttachPath = (id: string) => `${session(id)}/attach`;
 
 export const fileUrl = (name: string, path: string) => withQuery(`${target(name)}/files`, { path });
