@@ -1,6 +1,10 @@
 //! The cases, one module per trait.
 
+pub mod exec;
+pub mod files;
 pub mod identity;
+pub mod machines;
+pub mod pty;
 pub mod registry;
 pub mod store;
 
