@@ -220,7 +220,10 @@ pub(crate) fn turn_text(raw: &[u8], nonce: &str, from_start: bool) -> String {
         }
     }
     kept.extend_from_slice(raw.get(at..).unwrap_or_default());
-    let text = String::from_utf8_lossy(&kept);
+    // Readline switches bracketed paste on before it draws a prompt; it is the last thing in a turn whose end is
+    // told by the prompt.
+    let kept = kept.strip_suffix(b"\x1b[?2004h").unwrap_or(&kept);
+    let text = String::from_utf8_lossy(kept);
     if text.contains("\r\n") { text.replace("\r\n", "\n") } else { text.into_owned() }
 }
 

@@ -35,11 +35,13 @@ set -- sh
 
 /// `NONCE` and `USER_RC` are filled in. `D` goes first in `PROMPT_COMMAND`, so that what the user's own prompt
 /// prints is not part of a turn. Whatever a command does to one of `PS0`, `PS1`, `PS2` and `PROMPT_COMMAND` is
-/// mended by the others: `__fc_last` puts the marks back, and the `A` mark carries the exit code as well.
+/// mended by the others: `__fc_last` puts the marks back, the `A` mark carries the exit code as well, and the `B` mark
+/// puts a hook into an empty `PROMPT_COMMAND` (an expansion in a pattern that is not printed; it is not made for an empty value).
 const BASH_RC: &str = r#"case ${BASH_SOURCE-} in /dev/fd/*) eval "exec ${BASH_SOURCE##*/}<&-" ;; esac
 unset FLEETCORE_RC FLEETCORE_SH_RC FLEETCORE_BASH_STARTER
 USER_RC
 __fc_told=
+__fc_x=x
 __fc_old=1
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)); then __fc_old=0; fi
 __fc_end() { printf '\e]133;D;%s;k=NONCE;%s\a' "$1" "${PWD//[[:cntrl:]]/?}"; }
@@ -58,7 +60,7 @@ __fc_last() {
 __fc_arm() {
   local k=k=NONCE
   if [[ ${PS1-} != *"$k"* ]]; then
-    PS1='\[\e]133;A;k=NONCE;$?;$PWD\a\]'${PS1-}'\[\e]133;B;k=NONCE\a\]'
+    PS1='\[\e]133;A;k=NONCE;$?;$PWD\a\]'${PS1-}'\[\e]133;B;k=NONCE;${__fc_x#${PROMPT_COMMAND:=__fc_arm}}\a\]'
   fi
   if [[ ${PS0-} != *"$k"* ]]; then PS0=${PS0-}'\e]133;C;k=NONCE\a'; fi
   if [[ ${PS2-} != *"$k"* ]]; then PS2='\[\e]133;P;k=NONCE\a\]'${PS2-}; fi
@@ -79,7 +81,7 @@ bind 'set enable-active-region off' 2>/dev/null
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)); then
   printf '\e]133;I;k=NONCE;bash\a'
 else
-  __fc_run() { printf '\e]133;C;k=NONCE\a'; return "$1"; }
+  __fc_run() { __fc_text=$2; printf '\e]133;C;k=NONCE\a' >&2; return "$1"; }
   printf '\e]133;I;k=NONCE;sh\a'
 fi
 "#;
@@ -94,7 +96,7 @@ if [ -n "${FLEETCORE_ENV-}" ]; then
 else
   unset ENV FLEETCORE_ENV
 fi
-__fc_run() { printf '\033]133;C;k=NONCE\007'; return "$1"; }
+__fc_run() { __fc_text=$2; printf '\033]133;C;k=NONCE\007' >&2; return "$1"; }
 PS1=$(printf '\033]133;D;$?;k=NONCE;$PWD\007')${PS1:-'$ '}$(printf '\033]133;B;k=NONCE\007')
 PS2=$(printf '\033]133;P;k=NONCE\007')'> '
 printf '\033]133;I;k=NONCE;sh\007'
@@ -204,7 +206,11 @@ pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Vec<u
             if discard {
                 out.push(0x15);
             }
-            let lines = format!("__fc_run $?; eval '{}'\n", text.replace('\'', r"'\''"));
+            // In a condition, so that `set -e` does not end the shell because of the status that is handed on.
+            let lines = format!(
+                "if __fc_run $? '{}'; then eval \"$__fc_text\"; else eval \"$__fc_text\"; fi\n",
+                text.replace('\'', r"'\''")
+            );
             if lines.lines().any(|l| l.len() > COOKED_LINE_MAX_BYTES) {
                 let rule = "lines of at most 4000 bytes, because this shell reads from a cooked terminal";
                 return Err(Error::invalid("command", rule));
@@ -282,7 +288,10 @@ mod tests {
         }
         assert_eq!(typed("ls\n\n", Flavour::Bash, true).unwrap(), b"\x05\x15ls\r");
         assert_eq!(typed("a\nb", Flavour::Bash, false).unwrap(), b"\x1b[200~a\nb\x1b[201~\r");
-        assert_eq!(typed("it's", Flavour::Posix, false).unwrap(), b"__fc_run $?; eval 'it'\\''s'\n");
+        assert_eq!(
+            typed("it's", Flavour::Posix, false).unwrap(),
+            b"if __fc_run $? 'it'\\''s'; then eval \"$__fc_text\"; else eval \"$__fc_text\"; fi\n"
+        );
         let long = "x".repeat(4001);
         assert!(typed(&long, Flavour::Bash, false).is_ok());
         assert!(typed(&long, Flavour::Posix, false).is_err());

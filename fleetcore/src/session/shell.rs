@@ -41,9 +41,13 @@ const CTRL_C: &[u8] = b"\x03";
 /// `run` types the command. People may type in the same terminal: their commands make the session busy until they
 /// end, and a line that was only begun is emptied first.
 ///
-/// Limits: a command that replaces the shell (`exec zsh`) or takes all hooks away at once never ends its turn, as
-/// a nested shell does not until it is left. Without bash, commands that a person types have no start mark, and
-/// lines of a command are at most 4000 bytes long.
+/// Limits: a command that replaces the shell (`exec zsh`) or leaves neither `PS1` nor `PROMPT_COMMAND` with a mark
+/// never ends its turn, as a nested shell does not until it is left. An incomplete command is refused with
+/// `InvalidInput`, but complete lines before the incomplete one have run by then.
+///
+/// Without bash (`sh`, tested with dash) a command goes through `eval`: under `set -e` any last status but 0 ends the
+/// shell, commands that a person types have no start mark, and a line of a command is at most 4000 bytes long. Shells
+/// with a line editor of their own (busybox, ksh) run commands, but lines typed by a person may confuse them.
 #[derive(Debug)]
 pub struct ShellSession {
     id: SessionId,
@@ -80,6 +84,7 @@ impl ShellSession {
             session.start_up(&spec).await?;
             Ok(session)
         };
+        let work = work.boxed(); // says that it is `Send`, which callers could not derive
         let cx = if cx.deadline.is_none() { &cx.clone().with_timeout(OPEN_LIMIT) } else { cx };
         let session: Result<Self> = cx.guard(OPERATION, work).await;
         session.map_err(|e| e.with_operation(OPERATION).with_context("session", &spec.id))

@@ -66,8 +66,10 @@ impl Scan<'_> {
                 let len = end.map_or(chunk.data.len(), |end| {
                     usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX).min(chunk.data.len())
                 });
-                self.held.extend_from_slice(chunk.data.get(..len).unwrap_or_default());
-                self.at = from + len as u64;
+                // The tap sees a chunk before the ring has it, so the stream may begin too early: at the echo.
+                let skip = usize::try_from(self.at.saturating_sub(from)).unwrap_or(usize::MAX);
+                self.held.extend_from_slice(chunk.data.get(skip..len).unwrap_or_default());
+                self.at = self.at.max(from + len as u64);
                 if let Some((index, stop)) = self.expect.find(&self.held) {
                     return Some((index, self.at - (self.held.len() - stop) as u64));
                 }

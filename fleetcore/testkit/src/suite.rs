@@ -6,6 +6,7 @@ pub mod identity;
 pub mod machines;
 pub mod pty;
 pub mod registry;
+pub mod session;
 pub mod store;
 
 use std::sync::Arc;
