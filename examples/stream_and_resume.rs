@@ -1,6 +1,6 @@
 //! Watches output live, leaves in the middle and comes back without losing a byte.
 
-use fleetcore::{CommandEvent, CommandSpec, CommandStream, Fleet, Offset, Result};
+use fleetcore::{CommandEvent, CommandSpec, Fleet, Offset, Result};
 use futures::StreamExt;
 
 #[tokio::main]
