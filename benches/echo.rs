@@ -79,8 +79,7 @@ async fn attach_command(server: &TestServer) -> Attach {
     let mut http = server.connect().await;
     let command = json!({"target": "local", "shell": RAW_CAT, "pty": {"cols": 80, "rows": 24}});
     let id = http.start(&command).await;
-    let mut attach =
-        Attach::open(server.addr, &server.token, &format!("/api/v1/commands/{id}/attach")).await;
+    let mut attach = Attach::open(server.addr, &server.token, &format!("/api/v1/commands/{id}/attach")).await;
     attach.wait_for(b"READY").await;
     attach
 }

@@ -109,7 +109,8 @@ async fn append(store: &SqliteStore, data: &Bytes) -> CommandId {
     store.insert(CommandRecord::new(id, Target::local(), &spec, None)).await.expect("a new id");
     for n in 0..CHUNKS {
         let offset = Offset((n * CHUNK_BYTES) as u64);
-        let chunk = OutputChunk { offset, channel: Channel::Stdout, at: Timestamp::now(), data: data.clone() };
+        let chunk =
+            OutputChunk { offset, channel: Channel::Stdout, at: Timestamp::now(), data: data.clone() };
         store.append_output(id, &chunk).await.expect("room on the disk");
     }
     id

@@ -108,7 +108,10 @@ async fn probe(addr: SocketAddr, during: Duration) -> (f64, f64) {
 }
 
 /// Runs rounds of a hundred at once until the probe is done; returns its answer and the rounds.
-async fn probe_during<F: Future<Output = ()>>(addr: SocketAddr, mut round: impl FnMut() -> F) -> (f64, f64, usize) {
+async fn probe_during<F: Future<Output = ()>>(
+    addr: SocketAddr,
+    mut round: impl FnMut() -> F,
+) -> (f64, f64, usize) {
     // The probe has a thread of its own, so that it does not wait behind the load's client.
     let probe = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -145,7 +148,8 @@ async fn health(server: &Server, token: &str) {
     let connections: Vec<_> = connections.into_iter().map(tokio::sync::Mutex::new).collect();
     let run = json!({"target": "local", "argv": ["/bin/true"], "wait": {"timeout_ms": 30_000}});
     let (p50, p99, rounds) = probe_during(server.addr, || async {
-        join_all(connections.iter().map(|c| async { c.lock().await.post("/api/v1/commands", &run).await })).await;
+        join_all(connections.iter().map(|c| async { c.lock().await.post("/api/v1/commands", &run).await }))
+            .await;
     })
     .await;
     line("/healthz p50 while 100 at once start and end, again and again", p50, "ms", None);
@@ -207,7 +211,8 @@ async fn print_and_read(server: &Server, token: &str, bytes: u64, with_stalled: 
         }
     });
     let mut reader = Http::connect(server.addr, Some(token)).await;
-    let go = http.bytes(Method::POST, &format!("/api/v1/commands/{id}/stdin?close=true"), Bytes::from_static(b"\n"));
+    let input = format!("/api/v1/commands/{id}/stdin?close=true");
+    let go = http.bytes(Method::POST, &input, Bytes::from_static(b"\n"));
     let mut got = 0;
     let start = Instant::now();
     tokio::join!(reader.scan(&output, "application/octet-stream", &mut got), go);
@@ -221,7 +226,8 @@ async fn print_and_read(server: &Server, token: &str, bytes: u64, with_stalled: 
 }
 
 async fn slow_reader(server: &Server, token: &str) {
-    let bytes = std::env::var("FLEETCORE_BENCH_BYTES").ok().and_then(|b| b.parse().ok()).unwrap_or(1_000_000_000);
+    let bytes =
+        std::env::var("FLEETCORE_BENCH_BYTES").ok().and_then(|b| b.parse().ok()).unwrap_or(1_000_000_000);
     let pid = server.child.id().expect("it runs");
     // The first run also pays for buffers that stay.
     print_and_read(server, token, 200_000_000, false).await;
@@ -240,7 +246,12 @@ async fn all() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
     let first = start(&data).await;
-    line("cold start to the first 200, first start ever", first.until_ready.as_secs_f64() * 1000.0, "ms", Some(150.0));
+    line(
+        "cold start to the first 200, first start ever",
+        first.until_ready.as_secs_f64() * 1000.0,
+        "ms",
+        Some(150.0),
+    );
     drop(first);
     let mut starts = Vec::new();
     for n in 0..5 {
@@ -249,9 +260,19 @@ async fn all() {
         server.child.kill().await.expect("it can be ended");
     }
     starts.sort_by(f64::total_cmp);
-    line("cold start to the first 200, median of 5", starts.get(2).copied().unwrap_or_default(), "ms", Some(150.0));
+    line(
+        "cold start to the first 200, median of 5",
+        starts.get(2).copied().unwrap_or_default(),
+        "ms",
+        Some(150.0),
+    );
     let server = start(&dir.path().join("data-0")).await;
-    line("the same with existing data, after kill -9", server.until_ready.as_secs_f64() * 1000.0, "ms", Some(150.0));
+    line(
+        "the same with existing data, after kill -9",
+        server.until_ready.as_secs_f64() * 1000.0,
+        "ms",
+        Some(150.0),
+    );
     let pid = server.child.id().expect("it runs");
     line("resident memory, idle", resident(pid) / MB, "MB", Some(30.0));
     let token = login_token(server.addr, PASSWORD).await;

@@ -15,8 +15,7 @@ use serde_json::json;
 const TERMINAL_BYTES: u64 = (BULK_BYTES + BULK_BYTES / LINE_BYTES) as u64;
 
 async fn through(machine: &Machine, file: &str, overflow: Overflow) {
-    let spec =
-        CommandSpec::argv(["cat", file]).with_pty(PtySize::default()).with_replay(1 << 20, overflow);
+    let spec = CommandSpec::argv(["cat", file]).with_pty(PtySize::default()).with_replay(1 << 20, overflow);
     let command = machine.spawn(spec).await.expect("it starts");
     let mut events = command.stream(Offset(0));
     let mut bytes = 0;

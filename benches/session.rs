@@ -59,7 +59,8 @@ fn main() {
     measure(&mut group, &runtime, "fleetcore-http", move || {
         let http = Arc::clone(&http);
         async move {
-            let turn = http.lock().await.post("/api/v1/sessions/bench/run", &json!({"command": "true"})).await;
+            let turn =
+                http.lock().await.post("/api/v1/sessions/bench/run", &json!({"command": "true"})).await;
             assert_eq!(turn.get("exit_code").and_then(Value::as_i64), Some(0), "{turn}");
         }
     });

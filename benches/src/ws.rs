@@ -7,11 +7,7 @@ use futures::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
-    tungstenite::{
-        Message,
-        client::IntoClientRequest,
-        protocol::frame::coding::CloseCode,
-    },
+    tungstenite::{Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
 };
 
 /// Unacknowledged bytes after which an ack is sent: half the default window.
@@ -137,7 +133,10 @@ fn panicked(why: &str) -> ! {
 }
 
 /// A socket for any request, without delay.
-pub(crate) async fn open(addr: SocketAddr, request: impl IntoClientRequest + Unpin) -> WebSocketStream<TcpStream> {
+pub(crate) async fn open(
+    addr: SocketAddr,
+    request: impl IntoClientRequest + Unpin,
+) -> WebSocketStream<TcpStream> {
     let stream = TcpStream::connect(addr).await.expect("the server listens");
     stream.set_nodelay(true).expect("a TCP socket");
     client_async(request, stream).await.expect("the server attaches").0

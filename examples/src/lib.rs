@@ -1,1 +1,0 @@
-//! Runnable programs; see the files beside this one.
