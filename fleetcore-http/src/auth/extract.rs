@@ -143,7 +143,7 @@ macro_rules! scoped {
     ($(#[$meta:meta])* $type:ident, $scope:ident) => {
         $(#[$meta])*
         #[derive(Clone, Debug)]
-        pub(crate) struct $type(pub(crate) Actor);
+        pub(crate) struct $type(#[allow(dead_code, reason = "not every scope's handlers need the name")] pub(crate) Actor);
 
         impl FromRequestParts<App> for $type {
             type Rejection = Problem;

@@ -65,8 +65,7 @@ impl Default for LoadWatch {
 impl LoadWatch {
     /// What this host is.
     pub(crate) async fn host(&self) -> Option<Host> {
-        let host = self.host.clone();
-        tokio::task::spawn_blocking(move || host.facts()).await.ok().flatten()
+        tokio::task::spawn_blocking(HostWatch::facts).await.ok()
     }
 
     /// How busy it is now; starts measuring.
@@ -86,7 +85,7 @@ impl LoadWatch {
 
     async fn measure(&self) {
         let host = self.host.clone();
-        let Ok(Some(load)) = tokio::task::spawn_blocking(move || host.measure()).await else { return };
+        let Ok(load) = tokio::task::spawn_blocking(move || host.measure()).await else { return };
         let mut recent = self.recent.lock();
         recent.push_back(load);
         let oldest = load.at.as_second().saturating_sub(KEEP.as_secs().cast_signed());

@@ -31,7 +31,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// Whether the server can do its work.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Ready {
+pub(super) struct Ready {
     /// All checks passed.
     pub ready: bool,
     /// Each check: `ok`, or the code of an error.
@@ -82,7 +82,7 @@ fn count(n: usize) -> f64 {
 
 /// What this server is.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Info {
+pub(super) struct Info {
     /// `fleetcore`.
     pub name: String,
     /// Its version.

@@ -75,7 +75,11 @@ pub(crate) enum Party {
     /// A command; without a handle it has ended.
     Command { id: fleetcore::CommandId, handle: Option<CommandHandle>, state: fleetcore::CommandState },
     /// A session; the guard keeps it from idling.
-    Session { session: Arc<dyn Session>, viewer: ViewerGuard },
+    Session {
+        session: Arc<dyn Session>,
+        #[expect(dead_code, reason = "held, never looked at")]
+        viewer: ViewerGuard,
+    },
 }
 
 impl Party {
@@ -548,7 +552,7 @@ impl States {
     }
 
     fn update(&mut self, link: &Link) -> Option<Bytes> {
-        let Party::Session { session, viewer: _ } = &link.party else { return None };
+        let Party::Session { session, .. } = &link.party else { return None };
         let now = SessionState::from(session.info());
         if self.last.as_ref() == Some(&now) {
             return None;

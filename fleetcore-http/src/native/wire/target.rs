@@ -138,9 +138,9 @@ pub struct Load {
     /// Disk space there is.
     pub disk_total_bytes: u64,
     /// Bytes received per second, all interfaces.
-    pub net_rx_bytes_per_s: f64,
+    pub net_rx_bytes_per_s: u64,
     /// Bytes sent per second.
-    pub net_tx_bytes_per_s: f64,
+    pub net_tx_bytes_per_s: u64,
 }
 
 /// The load of a target: `event: load`.
