@@ -4,9 +4,10 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-use super::CgroupMode;
+use super::{CgroupMode, tree::DEATH_WAIT};
 use crate::CommandId;
 
 /// The control group of one command. Dropping it removes the directory, if nobody is left in it.
@@ -42,8 +43,35 @@ impl Cgroup {
         // `cgroup.kill` is there since Linux 5.14; the other means of finding a tree are used in any case.
         if let Err(err) = fs::write(self.dir.join("cgroup.kill"), "1") {
             tracing::debug!(%err, dir = %self.dir.display(), "control group cannot be killed");
+            return;
+        }
+        self.wait_until_empty();
+    }
+
+    /// Waits until nobody alive is left, but not for ever: a process may be stuck in the kernel.
+    #[cfg(target_os = "linux")]
+    fn wait_until_empty(&self) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        use std::io::{Read, Seek};
+        let Ok(mut events) = fs::File::open(self.dir.join("cgroup.events")) else { return };
+        let until = Instant::now() + DEATH_WAIT;
+        loop {
+            let mut text = String::new();
+            if events.read_to_string(&mut text).is_err() || text.lines().any(|l| l == "populated 0") {
+                return;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+            // The kernel reports a change of this file as priority data.
+            let changed = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout));
+            if left.is_zero() || changed != Ok(1) || events.rewind().is_err() {
+                return;
+            }
         }
     }
+
+    #[cfg(not(target_os = "linux"))]
+    fn wait_until_empty(&self) {}
 }
 
 impl Drop for Cgroup {
@@ -57,7 +85,7 @@ impl Drop for Cgroup {
 }
 
 /// Directory of this process' own group in the version 2 hierarchy, wherever that is mounted.
-fn own_dir() -> Option<PathBuf> {
+pub(super) fn own_dir() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let dir = locate(&groups, &mounts)?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Local, LocalConfig};
+use super::{CgroupMode, Local, LocalConfig};
 use crate::{
     Channel, CommandId, CommandSpec, Error, ErrorKind, ExitKind, Io, PtySize, Result, Signal,
     raw::{Executor, OpContext, RawProcess},
@@ -441,6 +441,39 @@ async fn kill_finds_a_daemon_that_left_group_and_session() {
         assert!(!alive(daemon), "signal returns when it is done");
         assert_eq!((&mut p.exit).await.unwrap(), ExitKind::Signal(9));
     }
+}
+
+#[tokio::test]
+async fn a_control_group_catches_even_who_wipes_its_environment() {
+    let Some(parent) = super::cgroup::own_dir() else { return };
+    let probe = parent.join(format!("fleetcore-test-{}", std::process::id()));
+    if std::fs::create_dir(&probe).is_err() || !probe.join("cgroup.kill").exists() {
+        let _ = std::fs::remove_dir(&probe);
+        return; // not allowed here, or an old kernel
+    }
+    let script = "env -i setsid sh -c 'echo pid=$$; exec sleep 1000' & wait";
+    for (mode, io) in
+        [(CgroupMode::Path(probe.clone()), merged()), (CgroupMode::Auto, Io::Pty(PtySize::default()))]
+    {
+        let local = Local::new(LocalConfig::default().with_cgroup(mode));
+        let id = CommandId::generate();
+        let spec = CommandSpec::shell(script).with_io(io);
+        let mut p = local.spawn(&OpContext::default(), id, &spec).await.unwrap();
+        let daemon = number(&mut p, "pid").await;
+        let at = std::fs::read_to_string(format!("/proc/{daemon}/cgroup")).unwrap();
+        assert!(at.contains(&id.to_string()), "{at}");
+        p.control.signal(Signal::Kill).await.unwrap();
+        assert!(!alive(daemon));
+        drop(p);
+        for dir in [&probe, &parent] {
+            assert!(!dir.join(format!("fleetcore-{id}")).exists(), "removed again");
+        }
+    }
+    std::fs::remove_dir(probe).unwrap();
+    // One that cannot be made does not keep a command from running.
+    let local = Local::new(LocalConfig::default().with_cgroup(CgroupMode::Path("/no/such/place".into())));
+    let p = local.spawn(&OpContext::default(), CommandId::generate(), &CommandSpec::argv(["true"])).await;
+    assert_eq!(finish(p.unwrap()).await.1, ExitKind::Code(0));
 }
 
 #[tokio::test]

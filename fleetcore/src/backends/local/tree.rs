@@ -24,7 +24,7 @@ pub const COMMAND_ID_VARIABLE: &str = "FLEETCORE_COMMAND_ID";
 
 /// How long a killed process may take to vanish before somebody else is asked to wait for it. Usually it takes
 /// well under a millisecond; only one that is stuck in the kernel takes longer.
-const DEATH_WAIT: Duration = Duration::from_millis(50);
+pub(super) const DEATH_WAIT: Duration = Duration::from_millis(50);
 
 /// One command's processes. The leader is reaped when this is dropped, not before: until then its process id,
 /// group and session cannot come to mean something else.
