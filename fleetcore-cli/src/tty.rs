@@ -1,6 +1,6 @@
 //! Our own terminal: raw mode, size, keys.
 
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 
 use bytes::Bytes;
 use fleetcore::{Error, ErrorKind, PtySize, Result};

@@ -20,7 +20,7 @@ use crate::{
 /// Attaches; gives the exit code of the program when it ends.
 pub(crate) async fn attach(args: Attach, settings: &Settings) -> Outcome {
     let mut stops = StopSignals::listen()?;
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let id = match find_any(&*control, &args.id).await? {
         Named::Command(id) => id,
         Named::Session(id) => {

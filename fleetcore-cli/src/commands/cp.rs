@@ -36,7 +36,7 @@ pub(crate) async fn cp(args: Cp, settings: &Settings) -> Outcome {
     // Files of this host never need the data directory; a server is asked only when one end is a target.
     let here = Fleet::local();
     let remote = matches!(args.source, FilePlace::There(..)) || matches!(args.destination, FilePlace::There(..));
-    let control = if remote { Some(control::open(settings)?) } else { None };
+    let control = if remote { Some(control::open(settings).await?) } else { None };
     let source = end(&here, control.as_deref(), &args.source).await?;
     let destination = end(&here, control.as_deref(), &args.destination).await?;
     let options = WriteOptions::atomic().with_create_parents(args.parents);

@@ -12,7 +12,7 @@ use crate::{
 
 /// Ends or signals commands, closes sessions. All are tried; the first failure gives the exit code.
 pub(crate) async fn kill(args: Kill, settings: &Settings) -> Outcome {
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let mut first = None;
     for id in &args.ids {
         if let Err(e) = one(&*control, id, &args).await {

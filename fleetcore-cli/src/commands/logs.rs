@@ -17,7 +17,7 @@ use crate::{
 /// Prints output: standard error to stderr, everything else to stdout.
 pub(crate) async fn logs(args: Logs, settings: &Settings) -> Outcome {
     let mut stops = StopSignals::listen()?;
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let id = find_command(&*control, &args.id).await?;
     let command = control.command(id).await?;
     // Without --follow a command that runs is printed up to now.

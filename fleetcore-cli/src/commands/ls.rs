@@ -18,7 +18,7 @@ pub(crate) async fn ls(args: Ls, settings: &Settings) -> Outcome {
     let FilePlace::There(target, path) = args.place else {
         return Err(Error::invalid("place", "TARGET:PATH, e.g. local:/tmp").into());
     };
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let files = control.files(&target).await?;
     let info = files.stat(&path).await?;
     let entries = if info.kind == FileKind::Dir { files.list(&path).await? } else { vec![info] };

@@ -33,7 +33,7 @@ pub(crate) async fn ps(args: Ps, settings: &Settings) -> Outcome {
         })?;
         query.since = Some(since);
     }
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let page = control.commands(&query).await?;
     render::list(&page.items, settings.output, settings.quiet)?;
     Ok(exit::OK)

@@ -18,7 +18,7 @@ use crate::{
 /// Runs a command; gives its exit code.
 pub(crate) async fn run(args: Run, settings: &Settings) -> Outcome {
     let stops = StopSignals::listen()?;
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let outcome = run_on(&*control, args, stops, settings).await;
     control.close().await;
     outcome

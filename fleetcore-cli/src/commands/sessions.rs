@@ -13,7 +13,7 @@ use crate::{
 
 /// Lists sessions.
 pub(crate) async fn sessions(args: Sessions, settings: &Settings) -> Outcome {
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let all = control.sessions(args.target.as_ref()).await?;
     render::list(&all, settings.output, settings.quiet)?;
     Ok(exit::OK)

@@ -24,7 +24,7 @@ const SHELL: &str = r#"exec "${SHELL:-/bin/sh}" -i"#;
 /// Opens a terminal; gives the exit code of its shell.
 pub(crate) async fn shell(args: Shell, settings: &Settings) -> Outcome {
     let mut stops = StopSignals::listen()?;
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let outcome = match &args.session {
         Some(_) => session(&*control, args, &mut stops, settings).await,
         None => plain(&*control, args, &mut stops, settings).await,

@@ -13,7 +13,7 @@ use crate::{
 
 /// Lists targets.
 pub(crate) async fn targets(settings: &Settings) -> Outcome {
-    let control = control::open(settings)?;
+    let control = control::open(settings).await?;
     let all = control.targets().await?;
     render::list(&all, settings.output, settings.quiet)?;
     Ok(exit::OK)

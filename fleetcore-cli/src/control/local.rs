@@ -26,11 +26,15 @@ pub(super) struct LocalControl {
 
 impl LocalControl {
     /// A fleet of this host. Records go to the data directory when nobody else has it.
-    pub(super) fn open(settings: &Settings) -> Result<Self> {
+    pub(super) async fn open(settings: &Settings) -> Result<Self> {
         let host: Arc<dyn Executor> = Arc::new(Local::new(LocalConfig::default()));
         let builder = Fleet::builder().with_host(host);
         let store = match SqliteStore::open(SqliteConfig::new(&settings.data_dir)) {
-            Ok(store) => Some(Arc::new(store)),
+            Ok(store) => {
+                // We alone have the directory, so whatever is said to run has lost its process.
+                store.mark_lost("the program that ran it ended before it did").await?;
+                Some(Arc::new(store))
+            }
             Err(e) if e.kind() == ErrorKind::Busy => {
                 if settings.verbose > 0 {
                     note(settings.quiet, "the data directory is in use: this command is not recorded");

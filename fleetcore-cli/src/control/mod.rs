@@ -103,9 +103,9 @@ pub(crate) trait Control: Send + Sync {
 ///
 /// # Errors
 /// Those of the settings.
-pub(crate) fn open(settings: &Settings) -> Result<Box<dyn Control>> {
+pub(crate) async fn open(settings: &Settings) -> Result<Box<dyn Control>> {
     Ok(match settings.place()? {
-        Place::Here => Box::new(local::LocalControl::open(settings)?),
+        Place::Here => Box::new(local::LocalControl::open(settings).await?),
         Place::Server(client) => Box::new(remote::RemoteControl::new(client)),
     })
 }
