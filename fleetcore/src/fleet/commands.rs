@@ -1,6 +1,10 @@
 //! Commands of a fleet: those that run and those that are recorded.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
@@ -27,6 +31,8 @@ struct Inner {
     store: Option<Arc<dyn CommandStore>>,
     limits: FleetLimits,
     running: Mutex<HashMap<CommandId, CommandHandle>>,
+    /// Ids between the request and the entry in `running`.
+    starting: Mutex<HashSet<CommandId>>,
     permits: Arc<Semaphore>,
     events: broadcast::Sender<FleetEvent>,
 }
@@ -37,6 +43,28 @@ impl fmt::Debug for Commands {
             .field("running", &self.inner.running.lock().len())
             .field("store", &self.inner.store)
             .finish_non_exhaustive()
+    }
+}
+
+/// Keeps an id from being started twice at the same time.
+struct Reserved<'a>(&'a Inner, CommandId);
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.0.starting.lock().remove(&self.1);
+    }
+}
+
+impl Inner {
+    /// The store refuses an id it knows; this refuses one that runs, which holds without a store too.
+    fn reserve(&self, id: CommandId) -> Result<Reserved<'_>> {
+        let mut starting = self.starting.lock();
+        if self.running.lock().contains_key(&id) || !starting.insert(id) {
+            return Err(Error::new(ErrorKind::AlreadyExists, "a command with this id runs")
+                .with_operation("spawn")
+                .with_context("command", id));
+        }
+        Ok(Reserved(self, id))
     }
 }
 
@@ -57,7 +85,16 @@ impl Commands {
         events: broadcast::Sender<FleetEvent>,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(limits.commands.min(Semaphore::MAX_PERMITS)));
-        Self { inner: Arc::new(Inner { store, limits, running: Mutex::default(), permits, events }) }
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                limits,
+                running: Mutex::default(),
+                starting: Mutex::default(),
+                permits,
+                events,
+            }),
+        }
     }
 
     pub(super) async fn spawn(
@@ -75,6 +112,7 @@ impl Commands {
             ));
         }
         spec.replay_bytes = spec.replay_bytes.max(1);
+        let _reserved = self.inner.reserve(id)?;
         let recording = self.recording(target)?;
         let running = supervisor::spawn(executor, cx, id, spec, recording).await?;
         self.inner.running.lock().insert(id, running.handle());

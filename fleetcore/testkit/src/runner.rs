@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// No case takes this long; one that does hangs. Generous, because machines under test can be slow and shared.
-const CASE_LIMIT: Duration = Duration::from_secs(120);
+const CASE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Collects the suite for any number of backends.
 #[derive(Debug, Default)]

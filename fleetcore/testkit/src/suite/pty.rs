@@ -91,7 +91,9 @@ async fn ctrl_c_interrupts_the_foreground(env: Arc<Env>) {
     if !env.can.pty {
         return;
     }
-    let command = ready(&env, sh("trap 'exit 4' INT; echo ready; sleep 1000", &[]), "ready").await;
+    // The child says that it is there: a shell that is interrupted just before it forks waits for the child first.
+    let script = "trap 'exit 4' INT; sh -c 'echo ready; exec sleep 1000'";
+    let command = ready(&env, sh(script, &[]), "ready").await;
     must(command.write_stdin("\x03").await);
     let status = must(command.wait().await);
     assert_eq!((status.kind, status.reason), (ExitKind::Code(4), None));

@@ -209,7 +209,16 @@ impl FileSystem for LocalFiles {
     }
 
     async fn create_dir(&self, cx: &OpContext, path: &str) -> Result<()> {
-        self.run(cx, "create_dir", path, |inner, at| inner.base.make_dirs(at).map(drop).map_err(failed)).await
+        self.run(cx, "create_dir", path, |inner, at| {
+            let Err(error) = inner.base.make_dirs(at) else { return Ok(()) };
+            let taken = error.kind() == std::io::ErrorKind::NotADirectory
+                && inner.base.open(at, OFlags::PATH, Mode::empty()).is_ok();
+            if taken {
+                return Err(Error::new(ErrorKind::AlreadyExists, "something else has that name"));
+            }
+            Err(failed(error))
+        })
+        .await
     }
 
     async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()> {
