@@ -49,6 +49,10 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
 
 /// Reads JSON; the error names the field as a path, such as `pty.cols`.
 pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for the fields of a struct in order.
+    if body.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
+        return Err(Problem::invalid("body", "a JSON object"));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|e| {
         let field = e.path().to_string();

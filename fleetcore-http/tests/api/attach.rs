@@ -5,7 +5,10 @@ use super::common::*;
 #[tokio::test]
 async fn everything_arrives_and_the_close_is_clean() {
     let h = start().await;
-    for io in [json!({ "shell": "seq 1 200000" }), json!({ "shell": "seq 1 200000", "pty": { "cols": 80, "rows": 24 } })] {
+    for io in [
+        json!({ "shell": "seq 1 200000" }),
+        json!({ "shell": "seq 1 200000", "pty": { "cols": 80, "rows": 24 } }),
+    ] {
         let id = h.run(io.clone()).await;
         let mut socket = h.attach(&format!("/api/v1/commands/{id}/attach")).await;
         let (all, exit) = socket.read_to_exit().await;
@@ -19,7 +22,7 @@ async fn everything_arrives_and_the_close_is_clean() {
 #[tokio::test]
 async fn a_terminal_echoes_resizes_and_takes_signals() {
     let h = start().await;
-    let body = json!({ "shell": "trap 'echo caught' INT; stty size; while :; do read x || break; stty size; done", "pty": { "cols": 80, "rows": 24 } });
+    let body = json!({ "shell": "trap 'echo caught' INT; stty size; while :; do read x; stty size; done", "pty": { "cols": 80, "rows": 24 } });
     let id = h.run(body).await;
     let mut socket = h.attach(&format!("/api/v1/commands/{id}/attach")).await;
     assert_eq!(socket.next().await, Frame::State(json!({ "state": "running" })));
@@ -61,10 +64,16 @@ async fn clients_resume_where_they_left_off() {
         let line = format!("line {n}\n");
         socket.input(line.as_bytes()).await;
         let mut got = 0;
-        all.extend(socket.read_until(|frame, _| {
-            if let Frame::Output { data, .. } = frame { got += data.len(); }
-            got == line.len()
-        }).await);
+        all.extend(
+            socket
+                .read_until(|frame, _| {
+                    if let Frame::Output { data, .. } = frame {
+                        got += data.len();
+                    }
+                    got == line.len()
+                })
+                .await,
+        );
         // Cut off, not closed.
         drop(socket);
     }
@@ -82,7 +91,8 @@ async fn clients_resume_where_they_left_off() {
 #[tokio::test]
 async fn the_window_bounds_what_is_sent() {
     let h = start().await;
-    let id = h.run(json!({ "shell": "head -c 1000000 /dev/zero; cat", "stdin": true, "overflow": "block" })).await;
+    let id =
+        h.run(json!({ "shell": "head -c 1000000 /dev/zero; cat", "stdin": true, "overflow": "block" })).await;
     let mut socket = h.attach(&format!("/api/v1/commands/{id}/attach?window=1000")).await;
     let mut got = 0u64;
     let mut acked = 0u64;
@@ -129,7 +139,8 @@ async fn a_reader_that_stops_holds_up_nobody() {
 async fn input_that_waits_for_output_does_not_lock_up() {
     let h = start().await;
     // Echoes far more than the pipes hold, to a client that sends first and reads later.
-    let id = h.run(json!({ "argv": ["cat"], "stdin": true, "overflow": "block", "replay_bytes": 65536 })).await;
+    let id =
+        h.run(json!({ "argv": ["cat"], "stdin": true, "overflow": "block", "replay_bytes": 65536 })).await;
     let mut socket = h.attach(&format!("/api/v1/commands/{id}/attach?window=4096")).await;
     let piece = vec![b'y'; 64 << 10];
     for _ in 0..64 {
@@ -164,7 +175,13 @@ async fn those_who_may_only_look_cannot_type() {
 async fn attaching_without_an_upgrade_is_a_problem() {
     let h = start().await;
     let id = h.run(json!({ "argv": ["true"], "wait": {} })).await;
-    problem(h.get(&format!("/api/v1/commands/{id}/attach")).send().await.unwrap(), 426, "upgrade_required").await;
-    problem(h.get(&format!("/api/v1/commands/{id}/attach?from=x")).send().await.unwrap(), 400, "invalid_input").await;
+    problem(h.get(&format!("/api/v1/commands/{id}/attach")).send().await.unwrap(), 426, "upgrade_required")
+        .await;
+    problem(
+        h.get(&format!("/api/v1/commands/{id}/attach?from=x")).send().await.unwrap(),
+        400,
+        "invalid_input",
+    )
+    .await;
     problem(h.get("/api/v1/sessions/none/attach").send().await.unwrap(), 404, "not_found").await;
 }

@@ -60,8 +60,9 @@ async fn nothing_but_the_public_routes_answers_strangers() {
             let path = path.replace("{target}", "local").replace("{id}", "x").replace("{name}", "x");
             let method: Method = method.to_uppercase().parse().unwrap();
             let request = h.http.request(method, format!("{}{path}", h.base));
-            let response = request.header("content-type", "application/json").body("{}").send().await.unwrap();
-            let public = operation["security"] == json!([{}]) ;
+            let response =
+                request.header("content-type", "application/json").body("{}").send().await.unwrap();
+            let public = operation["security"] == json!([{}]);
             if public {
                 assert_ne!(response.status(), 403, "{path}");
             } else {
@@ -88,36 +89,48 @@ async fn scopes_and_roles_are_what_counts() {
     let command = || json!({ "target": "local", "argv": ["true"] });
     for token in [&viewer, &reader] {
         assert_eq!(call(token, Method::GET, "/api/v1/targets", Value::Null).await.status(), 200);
-        problem(call(token, Method::POST, "/api/v1/commands", command()).await, 403, "permission_denied").await;
+        problem(call(token, Method::POST, "/api/v1/commands", command()).await, 403, "permission_denied")
+            .await;
         problem(call(token, Method::GET, "/api/v1/users", Value::Null).await, 403, "permission_denied").await;
         let stat = "/api/v1/targets/local/files/stat?path=/";
         problem(call(token, Method::GET, stat, Value::Null).await, 403, "permission_denied").await;
     }
-    assert_eq!(call(&filer, Method::GET, "/api/v1/targets/local/files/stat?path=/", Value::Null).await.status(), 200);
+    assert_eq!(
+        call(&filer, Method::GET, "/api/v1/targets/local/files/stat?path=/", Value::Null).await.status(),
+        200
+    );
     problem(call(&filer, Method::GET, "/api/v1/targets", Value::Null).await, 403, "permission_denied").await;
     // Nobody gives away more than they have.
     let more = json!({ "name": "more", "scopes": ["run"] });
     problem(call(&reader, Method::POST, "/api/v1/tokens", more).await, 403, "permission_denied").await;
-    for bad in ["fct_short", "nonsense", &format!("fct_{}", "x".repeat(43)), &format!("fcl_{}", "x".repeat(43))] {
+    for bad in
+        ["fct_short", "nonsense", &format!("fct_{}", "x".repeat(43)), &format!("fcl_{}", "x".repeat(43))]
+    {
         problem(call(bad, Method::GET, "/api/v1/me", Value::Null).await, 401, "unauthenticated").await;
     }
-    let basic = h.http.get(format!("{}/api/v1/me", h.base)).basic_auth("admin", Some("x")).send().await.unwrap();
+    let basic =
+        h.http.get(format!("{}/api/v1/me", h.base)).basic_auth("admin", Some("x")).send().await.unwrap();
     problem(basic, 401, "unauthenticated").await;
 }
 
 #[tokio::test]
 async fn a_cookie_writes_only_from_pages_of_this_server() {
     let (h, cookie) = with_login().await;
-    let me: Value = with_cookie(&h, Method::GET, "/api/v1/me", &cookie).send().await.unwrap().json().await.unwrap();
+    let me: Value =
+        with_cookie(&h, Method::GET, "/api/v1/me", &cookie).send().await.unwrap().json().await.unwrap();
     assert_eq!((me["user"].as_str(), me["via"].as_str()), (Some("admin"), Some("login")));
     let write = || {
-        with_cookie(&h, Method::POST, "/api/v1/tokens", &cookie).json(&json!({ "name": "t", "scopes": ["read"] }))
+        with_cookie(&h, Method::POST, "/api/v1/tokens", &cookie)
+            .json(&json!({ "name": "t", "scopes": ["read"] }))
     };
     problem(write().send().await.unwrap(), 403, "permission_denied").await;
-    for origin in ["http://evil.example", "null", &format!("http://{}.evil.example", h.address), "http://127.0.0.1:1"] {
+    for origin in
+        ["http://evil.example", "null", &format!("http://{}.evil.example", h.address), "http://127.0.0.1:1"]
+    {
         problem(write().header("origin", origin).send().await.unwrap(), 403, "permission_denied").await;
     }
-    problem(write().header("sec-fetch-site", "cross-site").send().await.unwrap(), 403, "permission_denied").await;
+    problem(write().header("sec-fetch-site", "cross-site").send().await.unwrap(), 403, "permission_denied")
+        .await;
     assert_eq!(write().header("origin", &h.base).send().await.unwrap().status(), 201);
     assert_eq!(write().header("sec-fetch-site", "same-origin").send().await.unwrap().status(), 201);
     // An evil page cannot log somebody in as somebody else either.
@@ -125,12 +138,29 @@ async fn a_cookie_writes_only_from_pages_of_this_server() {
     let login = login.json(&json!({ "user": "admin", "password": PASSWORD })).send().await.unwrap();
     problem(login, 403, "permission_denied").await;
     // A token needs no origin.
-    assert_eq!(h.post("/api/v1/tokens").json(&json!({ "name": "t", "scopes": ["read"] })).send().await.unwrap().status(), 201);
+    assert_eq!(
+        h.post("/api/v1/tokens")
+            .json(&json!({ "name": "t", "scopes": ["read"] }))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        201
+    );
 
-    let out = with_cookie(&h, Method::POST, "/api/v1/logout", &cookie).header("origin", &h.base).send().await.unwrap();
+    let out = with_cookie(&h, Method::POST, "/api/v1/logout", &cookie)
+        .header("origin", &h.base)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(out.status(), 204);
     assert!(out.headers()["set-cookie"].to_str().unwrap().contains("Max-Age=0"));
-    problem(with_cookie(&h, Method::GET, "/api/v1/me", &cookie).send().await.unwrap(), 401, "unauthenticated").await;
+    problem(
+        with_cookie(&h, Method::GET, "/api/v1/me", &cookie).send().await.unwrap(),
+        401,
+        "unauthenticated",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -139,7 +169,8 @@ async fn websockets_check_the_origin_of_cookies() {
     let (h, cookie) = with_login().await;
     let id = h.run(json!({ "argv": ["cat"], "stdin": true })).await;
     let connect = |origin: Option<String>| {
-        let mut request = format!("ws://{}/api/v1/commands/{id}/attach", h.address).into_client_request().unwrap();
+        let mut request =
+            format!("ws://{}/api/v1/commands/{id}/attach", h.address).into_client_request().unwrap();
         request.headers_mut().insert("cookie", HeaderValue::from_str(&cookie).unwrap());
         if let Some(origin) = origin {
             request.headers_mut().insert("origin", HeaderValue::from_str(&origin).unwrap());
@@ -160,7 +191,9 @@ async fn other_host_names_are_refused_on_loopback() {
     let h = start_with(|c| c.allowed_hosts = vec!["fleet.test".to_owned()]).await;
     let with_host = |host: &str| h.get("/api/v1/me").header("host", host.to_owned()).send();
     let port = h.address.port();
-    for good in [format!("localhost:{port}"), "127.0.0.1".into(), format!("[::1]:{port}"), "fleet.test".into()] {
+    for good in
+        [format!("localhost:{port}"), "127.0.0.1".into(), format!("[::1]:{port}"), "fleet.test".into()]
+    {
         assert_eq!(with_host(&good).await.unwrap().status(), 200, "{good}");
     }
     for bad in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80"] {
@@ -180,7 +213,8 @@ async fn guessing_passwords_is_slowed_down() {
     assert!(body["retry_after_ms"].as_u64().unwrap() > 0);
     // A made-up forwarded header of somebody who is no proxy does not help.
     let body = json!({ "user": "a", "password": "b" });
-    let request = h.http.post(format!("{}/api/v1/login", h.base)).header("x-forwarded-for", "192.0.2.7").json(&body);
+    let request =
+        h.http.post(format!("{}/api/v1/login", h.base)).header("x-forwarded-for", "192.0.2.7").json(&body);
     problem(request.send().await.unwrap(), 429, "rate_limited").await;
 }
 
@@ -205,7 +239,9 @@ async fn behind_a_proxy_each_client_has_its_own_limit() {
 #[tokio::test]
 async fn tokens_work_until_they_are_removed() {
     let h = start().await;
-    let (status, made) = h.post_json("/api/v1/tokens", json!({ "name": "ci", "scopes": ["read"], "expires_in_s": 3600 })).await;
+    let (status, made) = h
+        .post_json("/api/v1/tokens", json!({ "name": "ci", "scopes": ["read"], "expires_in_s": 3600 }))
+        .await;
     assert_eq!(status, 201);
     let secret = made["secret"].as_str().unwrap();
     assert!(secret.starts_with("fct_") && secret.len() == 47);
@@ -221,7 +257,11 @@ async fn tokens_work_until_they_are_removed() {
     let removed = h.request(Method::DELETE, &format!("/api/v1/tokens/{}", made["id"].as_str().unwrap()));
     assert_eq!(removed.send().await.unwrap().status(), 204);
     problem(me(secret).await.unwrap(), 401, "unauthenticated").await;
-    for bad in [json!({ "name": "", "scopes": ["read"] }), json!({ "name": "x", "scopes": [] }), json!({ "name": "x", "scopes": ["root"] })] {
+    for bad in [
+        json!({ "name": "", "scopes": ["read"] }),
+        json!({ "name": "x", "scopes": [] }),
+        json!({ "name": "x", "scopes": ["root"] }),
+    ] {
         assert_eq!(h.post_json("/api/v1/tokens", bad).await.0, 400);
     }
 }
@@ -242,12 +282,14 @@ async fn users_can_be_managed_but_an_admin_stays() {
     for body in [json!({ "disabled": true }), json!({ "role": "viewer" })] {
         problem(patch("admin", body).await, 409, "invalid_state").await;
     }
-    problem(h.request(Method::DELETE, "/api/v1/users/admin").send().await.unwrap(), 409, "invalid_state").await;
+    problem(h.request(Method::DELETE, "/api/v1/users/admin").send().await.unwrap(), 409, "invalid_state")
+        .await;
     let olga = try_login(&h, "olga", "a long enough one").await;
     let olga = olga.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
     assert_eq!(with_cookie(&h, Method::GET, "/api/v1/me", &olga).send().await.unwrap().status(), 200);
     assert_eq!(patch("olga", json!({ "disabled": true })).await.status(), 200);
-    problem(with_cookie(&h, Method::GET, "/api/v1/me", &olga).send().await.unwrap(), 401, "unauthenticated").await;
+    problem(with_cookie(&h, Method::GET, "/api/v1/me", &olga).send().await.unwrap(), 401, "unauthenticated")
+        .await;
     problem(try_login(&h, "olga", "a long enough one").await, 401, "unauthenticated").await;
     assert_eq!(h.request(Method::DELETE, "/api/v1/users/olga").send().await.unwrap().status(), 204);
     problem(patch("olga", json!({})).await, 404, "not_found").await;
@@ -262,19 +304,34 @@ async fn users_can_be_managed_but_an_admin_stays() {
     assert_eq!(change(PASSWORD, "a new long password").await.unwrap().status(), 204);
     problem(try_login(&h, "admin", PASSWORD).await, 401, "unauthenticated").await;
     assert_eq!(with_cookie(&h, Method::GET, "/api/v1/me", &cookie).send().await.unwrap().status(), 200);
-    problem(with_cookie(&h, Method::GET, "/api/v1/me", &elsewhere).send().await.unwrap(), 401, "unauthenticated").await;
+    problem(
+        with_cookie(&h, Method::GET, "/api/v1/me", &elsewhere).send().await.unwrap(),
+        401,
+        "unauthenticated",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn every_change_is_in_the_audit_log() {
     let mut h = start().await;
     let id = h.run(json!({ "argv": ["true"], "wait": {} })).await;
-    h.post_json("/api/v1/targets/local/files/mkdir", json!({ "path": h.dir.path().join("d").to_str().unwrap() })).await;
+    h.post_json(
+        "/api/v1/targets/local/files/mkdir",
+        json!({ "path": h.dir.path().join("d").to_str().unwrap() }),
+    )
+    .await;
     let (status, _) = h.post_json("/api/v1/commands", json!({ "target": "nowhere", "argv": ["true"] })).await;
     assert_eq!(status, 404);
     try_login(&h, "admin", "wrong").await;
     let viewer = h.user_with_token("vera", Role::Viewer, Scope::ALL).await;
-    let denied = h.http.post(format!("{}/api/v1/commands/{id}/cancel", h.base)).bearer_auth(viewer).send().await.unwrap();
+    let denied = h
+        .http
+        .post(format!("{}/api/v1/commands/{id}/cancel", h.base))
+        .bearer_auth(viewer)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(denied.status(), 403);
     let page = h.json("/api/v1/audit?limit=1").await;
     assert_eq!(page["items"].as_array().unwrap().len(), 1);
@@ -296,7 +353,8 @@ async fn every_change_is_in_the_audit_log() {
 #[tokio::test]
 async fn tls_serves_both_versions_of_http() {
     let dir = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();

@@ -86,11 +86,17 @@ async fn bad_input_names_field_and_rule() {
         (json!({ "target": "a b", "argv": ["true"] }), "target"),
         (json!({ "target": "local", "argv": ["true"], "pty": { "cols": 0, "rows": 1 } }), "cols"),
         (json!({ "target": "local", "argv": ["true"], "pty": { "cols": 70000, "rows": 1 } }), "pty.cols"),
-        (json!({ "target": "local", "argv": ["true"], "pty": { "cols": 1, "rows": 1 }, "stdin": true }), "pty"),
+        (
+            json!({ "target": "local", "argv": ["true"], "pty": { "cols": 1, "rows": 1 }, "stdin": true }),
+            "pty",
+        ),
         (json!({ "target": "local", "argv": ["true"], "env": { "A=B": "c" } }), "env"),
         (json!({ "target": "local", "argv": ["true"], "colour": "red" }), "colour"),
         (json!({ "target": "local", "argv": ["true"], "wait": { "timeout_ms": 1e12 } }), "wait.timeout_ms"),
-        (json!({ "target": "local", "argv": ["true"], "wait": { "timeout_ms": 3_600_000 } }), "wait.timeout_ms"),
+        (
+            json!({ "target": "local", "argv": ["true"], "wait": { "timeout_ms": 3_600_000 } }),
+            "wait.timeout_ms",
+        ),
         (json!({ "target": "local", "argv": ["true"], "timeout_ms": u64::MAX }), "timeout_ms"),
         (json!({ "target": "local", "argv": ["true"], "id": "00000000-0000-0000-0000-000000000000" }), "id"),
         (json!({ "target": "local", "argv": ["true"], "id": "x" }), "id"),
@@ -103,7 +109,10 @@ async fn bad_input_names_field_and_rule() {
         assert_eq!(problem["context"]["field"], field, "{body} {problem}");
         assert!(problem["context"]["rule"].is_string(), "{problem}");
     }
-    assert!(h.json("/api/v1/commands").await["items"].as_array().unwrap().is_empty(), "nothing is left behind");
+    assert!(
+        h.json("/api/v1/commands").await["items"].as_array().unwrap().is_empty(),
+        "nothing is left behind"
+    );
 }
 
 #[tokio::test]
@@ -137,7 +146,17 @@ async fn lists_are_filtered_and_paged() {
     assert_eq!(of(&h.json("/api/v1/commands?search=fals").await), [ids[3].clone()]);
     assert_eq!(of(&h.json("/api/v1/commands?target=local&since=2020-01-01T00:00:00Z").await).len(), 7);
     assert!(of(&h.json("/api/v1/commands?target=multipass/x").await).is_empty());
-    for bad in ["limit=0", "limit=1001", "limit=x", "state=odd", "colour=red", "before=x", "since=now", "label=x", "target=a%20b"] {
+    for bad in [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "state=odd",
+        "colour=red",
+        "before=x",
+        "since=now",
+        "label=x",
+        "target=a%20b",
+    ] {
         let response = h.get(&format!("/api/v1/commands?{bad}")).send().await.unwrap();
         let problem = problem(response, 400, "invalid_input").await;
         assert!(problem["context"]["field"].is_string(), "{bad} {problem}");
@@ -179,13 +198,17 @@ async fn commands_are_cancelled_and_resized() {
     let response = h.post(&format!("/api/v1/commands/{id}/cancel")).send().await.unwrap();
     assert_eq!(response.status(), 202);
     let settled = h.settled(&id).await;
-    assert_eq!((settled["state"].as_str(), settled["exit"]["reason"].as_str()), (Some("cancelled"), Some("requested")));
+    assert_eq!(
+        (settled["state"].as_str(), settled["exit"]["reason"].as_str()),
+        (Some("cancelled"), Some("requested"))
+    );
     assert_eq!(h.post(&format!("/api/v1/commands/{id}/cancel")).send().await.unwrap().status(), 202);
     let late = h.post(&format!("/api/v1/commands/{id}/signal")).json(&json!({ "signal": "kill" }));
     problem(late.send().await.unwrap(), 409, "invalid_state").await;
 
     let id = h.run(json!({ "shell": "read x; stty size", "pty": { "cols": 80, "rows": 24 } })).await;
-    let (status, _) = h.post_json(&format!("/api/v1/commands/{id}/resize"), json!({ "cols": 101, "rows": 33 })).await;
+    let (status, _) =
+        h.post_json(&format!("/api/v1/commands/{id}/resize"), json!({ "cols": 101, "rows": 33 })).await;
     assert_eq!(status, 204);
     h.post(&format!("/api/v1/commands/{id}/stdin")).body("\n").send().await.unwrap();
     h.settled(&id).await;
@@ -198,7 +221,12 @@ async fn quotas_hold_and_come_back() {
     let h = start_with(|c| c.limits.commands_per_actor = 2).await;
     let first = h.run(json!({ "argv": ["sleep", "60"] })).await;
     h.run(json!({ "argv": ["sleep", "60"] })).await;
-    let third = h.post("/api/v1/commands").json(&json!({ "target": "local", "argv": ["true"] })).send().await.unwrap();
+    let third = h
+        .post("/api/v1/commands")
+        .json(&json!({ "target": "local", "argv": ["true"] }))
+        .send()
+        .await
+        .unwrap();
     assert!(third.headers().contains_key("retry-after"));
     problem(third, 429, "rate_limited").await;
     h.post(&format!("/api/v1/commands/{first}/cancel")).send().await.unwrap();

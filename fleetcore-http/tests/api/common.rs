@@ -78,7 +78,12 @@ pub(crate) async fn start_over(store: Arc<MemoryStore>, change: impl FnOnce(&mut
 
 impl Harness {
     /// Makes a user without a usable password, and a token of these scopes.
-    pub(crate) async fn user_with_token(&self, name: &str, role: Role, scopes: impl IntoIterator<Item = Scope>) -> String {
+    pub(crate) async fn user_with_token(
+        &self,
+        name: &str,
+        role: Role,
+        scopes: impl IntoIterator<Item = Scope>,
+    ) -> String {
         let user = UserName::new(name).unwrap();
         let record = UserRecord::new(user.clone(), role, "none".to_owned().into(), Timestamp::now());
         let _ = self.store.insert_user(record).await;
@@ -148,7 +153,11 @@ pub(crate) async fn problem(response: Response, status: u16, code: &str) -> Valu
     assert_eq!(response.status().as_u16(), status, "{url}");
     assert_eq!(response.headers()["content-type"], "application/problem+json", "{url}");
     let body: Value = response.json().await.unwrap();
-    assert_eq!((body["status"].as_u64(), body["code"].as_str()), (Some(u64::from(status)), Some(code)), "{body}");
+    assert_eq!(
+        (body["status"].as_u64(), body["code"].as_str()),
+        (Some(u64::from(status)), Some(code)),
+        "{body}"
+    );
     assert_eq!(body["type"], format!("/problems/{code}"));
     assert!(body["title"].is_string() && body["detail"].is_string(), "{body}");
     body
@@ -176,8 +185,10 @@ impl Socket {
     pub(crate) async fn input(&mut self, data: &[u8]) {
         self.send(1, data).await;
     }
+    /// The server may have left meanwhile.
     pub(crate) async fn ack(&mut self, offset: u64) {
-        self.send(3, &offset.to_be_bytes()).await;
+        let frame = [&[3][..], &offset.to_be_bytes()].concat();
+        let _ = self.0.send(Message::Binary(frame.into())).await;
     }
 
     pub(crate) async fn next(&mut self) -> Frame {

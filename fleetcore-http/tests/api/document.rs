@@ -26,7 +26,11 @@ async fn the_document_and_its_page_are_served() {
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            assert_eq!(operation["responses"]["default"]["content"].as_object().unwrap().keys().next().unwrap(), "application/problem+json", "{method} {path}");
+            assert_eq!(
+                operation["responses"]["default"]["content"].as_object().unwrap().keys().next().unwrap(),
+                "application/problem+json",
+                "{method} {path}"
+            );
             assert!(operation["summary"].is_string(), "{method} {path}");
         }
     }

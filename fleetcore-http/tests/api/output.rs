@@ -36,7 +36,10 @@ async fn events_resume_at_every_id_byte_for_byte() {
     assert_eq!(output_bytes(&all), raw);
     assert_eq!(all[0].1, "state");
     let (_, name, exit) = all.last().unwrap();
-    assert_eq!((name.as_str(), exit["code"].as_i64(), exit["state"].as_str()), ("exit", Some(0), Some("succeeded")));
+    assert_eq!(
+        (name.as_str(), exit["code"].as_i64(), exit["state"].as_str()),
+        ("exit", Some(0), Some("succeeded"))
+    );
     let ids: Vec<_> = all.iter().filter_map(|e| e.0.clone()).collect();
     let step = (ids.len() / 20).max(1);
     for id in ids.iter().step_by(step) {
@@ -58,7 +61,12 @@ async fn events_resume_at_every_id_byte_for_byte() {
 async fn events_come_while_the_command_runs() {
     let h = start().await;
     let id = h.run(json!({ "shell": "while read x; do echo \"got $x\"; done", "stdin": true })).await;
-    let response = h.get(&format!("/api/v1/commands/{id}/output")).header("accept", "text/event-stream").send().await.unwrap();
+    let response = h
+        .get(&format!("/api/v1/commands/{id}/output"))
+        .header("accept", "text/event-stream")
+        .send()
+        .await
+        .unwrap();
     let mut body = response.bytes_stream();
     let mut text = String::new();
     for n in 0..3 {
@@ -83,9 +91,13 @@ async fn ranges_of_finished_output() {
     let path = format!("/api/v1/commands/{id}/output");
     let range = |range: &'static str| h.get(&path).header("range", range).send();
     let len = raw.len();
-    for (text, from, to) in
-        [("bytes=0-0", 0, 1), ("bytes=10-99", 10, 100), ("bytes=3000-", 3000, len), ("bytes=-7", len - 7, len), ("bytes=3599-9999", 3599, len)]
-    {
+    for (text, from, to) in [
+        ("bytes=0-0", 0, 1),
+        ("bytes=10-99", 10, 100),
+        ("bytes=3000-", 3000, len),
+        ("bytes=-7", len - 7, len),
+        ("bytes=3599-9999", 3599, len),
+    ] {
         let response = range(text).await.unwrap();
         assert_eq!(response.status(), 206, "{text}");
         assert_eq!(response.headers()["content-range"], format!("bytes {from}-{}/{len}", to - 1));
@@ -155,7 +167,10 @@ async fn recordings_are_asciicasts() {
     assert!(response.headers()["content-disposition"].to_str().unwrap().starts_with("attachment"));
     let text = response.text().await.unwrap();
     let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!((lines[0]["version"].as_u64(), lines[0]["width"].as_u64(), lines[0]["height"].as_u64()), (Some(2), Some(90), Some(20)));
+    assert_eq!(
+        (lines[0]["version"].as_u64(), lines[0]["width"].as_u64(), lines[0]["height"].as_u64()),
+        (Some(2), Some(90), Some(20))
+    );
     let said: String = lines[1..].iter().map(|l| l[2].as_str().unwrap()).collect();
     assert_eq!(said, "hä\r\n\u{1b}[1mbold");
     assert!(lines[1..].iter().all(|l| l[1] == "o" && l[0].is_number()));
@@ -172,7 +187,8 @@ async fn events_of_the_server() {
         let complete = text.rfind("\n\n").map_or("", |at| &text[..at + 2]);
         let events = parse_events(complete);
         let ours = |e: &&Event| e.1 == "command" && e.2["id"] == id && e.2["state"] == "succeeded";
-        events.iter().find(ours).is_some() && events.iter().any(|e| e.1 == "load" && e.2["load"]["memory_total_bytes"].as_u64() > Some(0))
+        events.iter().find(ours).is_some()
+            && events.iter().any(|e| e.1 == "load" && e.2["load"]["memory_total_bytes"].as_u64() > Some(0))
     };
     while !done(&text) {
         let piece = tokio::time::timeout(LIMIT, body.next()).await.expect("events come").unwrap().unwrap();

@@ -19,19 +19,33 @@ async fn every_error_is_a_problem_document() {
     problem(wrong_method, 405, "method_not_allowed").await;
     problem(h.post("/").send().await.unwrap(), 405, "method_not_allowed").await;
     problem(h.post("/api/v1/commands").body("{}").send().await.unwrap(), 415, "unsupported_media_type").await;
-    let json_type = |body: &'static str| h.post("/api/v1/commands").header("content-type", "application/json").body(body).send();
+    let json_type = |body: &'static str| {
+        h.post("/api/v1/commands").header("content-type", "application/json").body(body).send()
+    };
     for bad in ["", "{", "{}x", "nul", "{\"target\":\"local\",\"target\":\"local\"}"] {
         problem(json_type(bad).await.unwrap(), 400, "invalid_input").await;
     }
     problem(h.get("/api/v1/commands/not-a-uuid").send().await.unwrap(), 400, "invalid_input").await;
     problem(h.get("/api/v1/commands/%FF").send().await.unwrap(), 400, "invalid_input").await;
     let unknown = "/api/v1/commands/0190f1c2-7b1e-7c3a-9d55-0242ac120002";
-    for (method, rest) in [(Method::GET, ""), (Method::GET, "/output"), (Method::GET, "/output.cast"), (Method::POST, "/cancel")] {
+    for (method, rest) in [
+        (Method::GET, ""),
+        (Method::GET, "/output"),
+        (Method::GET, "/output.cast"),
+        (Method::POST, "/cancel"),
+    ] {
         problem(h.request(method, &format!("{unknown}{rest}")).send().await.unwrap(), 404, "not_found").await;
     }
-    problem(h.get(&format!("/api/v1/commands/{id}?colour=red")).send().await.unwrap(), 400, "invalid_input").await;
+    problem(h.get(&format!("/api/v1/commands/{id}?colour=red")).send().await.unwrap(), 400, "invalid_input")
+        .await;
     problem(h.get("/api/v1/me?x=1").send().await.unwrap(), 400, "invalid_input").await;
-    let big = h.post("/api/v1/commands").header("content-type", "application/json").body(vec![b' '; 5 << 20]).send().await.unwrap();
+    let big = h
+        .post("/api/v1/commands")
+        .header("content-type", "application/json")
+        .body(vec![b' '; 5 << 20])
+        .send()
+        .await
+        .unwrap();
     problem(big, 413, "too_large").await;
 }
 
@@ -59,13 +73,18 @@ async fn garbage_on_every_endpoint_never_breaks_the_server() {
                 let query = format!("?path={value}&limit={value}&from={value}&mode={value}&x={value}");
                 let (kind, body) = bodies[n % bodies.len()];
                 let method: Method = method.to_uppercase().parse().unwrap();
-                let request = h.request(method.clone(), &format!("{path}{query}")).header("content-type", kind);
+                let request =
+                    h.request(method.clone(), &format!("{path}{query}")).header("content-type", kind);
                 let request = request.header("range", "bytes=9-1").header("last-event-id", "x").body(body);
                 let response = request.send().await.unwrap();
                 let status = response.status();
                 assert!(status.as_u16() < 500, "{method} {path} {status}");
                 if !status.is_success() {
-                    assert_eq!(response.headers()["content-type"], "application/problem+json", "{method} {path} {status}");
+                    assert_eq!(
+                        response.headers()["content-type"],
+                        "application/problem+json",
+                        "{method} {path} {status}"
+                    );
                 }
             }
         }
@@ -76,14 +95,22 @@ async fn garbage_on_every_endpoint_never_breaks_the_server() {
 #[tokio::test]
 async fn raw_nonsense_is_survived() {
     let h = start_with(|c| c.limits.request_read = Duration::from_millis(200)).await;
-    for junk in [&b"\0\0\0\0"[..], b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxxxxxxxxx", b"GET /healthz HTTP/1.1\r\n"] {
+    for junk in [
+        &b"\0\0\0\0"[..],
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxxxxxxxxx",
+        b"GET /healthz HTTP/1.1\r\n",
+    ] {
         let mut socket = tokio::net::TcpStream::connect(h.address).await.unwrap();
         socket.write_all(junk).await.unwrap();
         let mut answer = vec![];
         // Ends by itself, also when the rest of the headers never comes.
-        let _ = tokio::time::timeout(LIMIT, socket.read_to_end(&mut answer)).await.expect("the server hangs up");
+        let _ =
+            tokio::time::timeout(LIMIT, socket.read_to_end(&mut answer)).await.expect("the server hangs up");
     }
-    let slow = format!("POST /api/v1/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{{");
+    let slow = format!(
+        "POST /api/v1/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{{"
+    );
     let mut socket = tokio::net::TcpStream::connect(h.address).await.unwrap();
     socket.write_all(slow.as_bytes()).await.unwrap();
     let mut answer = [0; 12];
@@ -98,7 +125,12 @@ async fn stopping_tells_streams_and_ends_commands() {
     let id = h.run(json!({ "argv": ["sleep", "600"] })).await;
     h.post_json("/api/v1/sessions", json!({ "id": "s", "target": "local" })).await;
     let events = h.get("/api/v1/events").send().await.unwrap();
-    let output = h.get(&format!("/api/v1/commands/{id}/output")).header("accept", "text/event-stream").send().await.unwrap();
+    let output = h
+        .get(&format!("/api/v1/commands/{id}/output"))
+        .header("accept", "text/event-stream")
+        .send()
+        .await
+        .unwrap();
     let raw = h.get(&format!("/api/v1/commands/{id}/output")).send().await.unwrap();
     let waiting = tokio::spawn(h.get(&format!("/api/v1/commands/{id}?wait_ms=500000")).send());
     let mut command = h.attach(&format!("/api/v1/commands/{id}/attach")).await;
@@ -106,7 +138,10 @@ async fn stopping_tells_streams_and_ends_commands() {
     command.next().await;
     h.finish().await;
     let output = parse_events(&output.text().await.unwrap());
-    assert_eq!((output.last().unwrap().1.as_str(), output.last().unwrap().2["reason"].as_str()), ("exit", Some("shutdown")));
+    assert_eq!(
+        (output.last().unwrap().1.as_str(), output.last().unwrap().2["reason"].as_str()),
+        ("exit", Some("shutdown"))
+    );
     assert_eq!(raw.bytes().await.unwrap().len(), 0);
     events.bytes().await.unwrap();
     // The request came in before the stop, or found the door closed.
@@ -147,7 +182,10 @@ async fn pages_are_guarded_and_other_front_ends_can_be_served() {
     let get = |path: &str| h.http.get(format!("{}{path}", h.base)).send();
     for path in ["/", "/index.html", "/sessions/some/deep/link"] {
         let page = get(path).await.unwrap();
-        assert_eq!((page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()), (200, "text/html; charset=utf-8"));
+        assert_eq!(
+            (page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()),
+            (200, "text/html; charset=utf-8")
+        );
         for header in ["content-security-policy", "x-content-type-options", "referrer-policy"] {
             assert!(page.headers().contains_key(header), "{header}");
         }

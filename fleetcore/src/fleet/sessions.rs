@@ -219,8 +219,10 @@ impl Sessions {
     /// `NotFound`; those of the backend.
     pub async fn close(&self, id: &SessionId) -> Result<SessionInfo> {
         let session = self.get(id)?;
-        session.close().await?;
-        let info = session.info();
+        let exit = session.close().await?;
+        let mut info = session.info();
+        // The session's own view may be a moment behind.
+        info.ended = info.ended.or(Some(exit));
         self.inner.remove(id, &session);
         Ok(info)
     }
