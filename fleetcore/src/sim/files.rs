@@ -25,6 +25,7 @@ const STAT: &str = r#"need "$1"; facts "$1""#;
 const READ: &str = r#"need "$1"
 [ -d "$1" ] && exit 43
 [ -f "$1" ] || exit 42
+if [ "$2" -gt 1 ] && [ "$2" -gt "$(wc -c <"$1")" ]; then exit 0; fi
 if [ -n "$3" ]; then tail -c "+$2" -- "$1" | head -c "$3"
 elif [ "$2" = 1 ]; then exec cat -- "$1"
 else exec tail -c "+$2" -- "$1"; fi"#;
@@ -230,9 +231,10 @@ impl FileSystem for SpawnFiles {
     }
 
     async fn read(&self, cx: &OpContext, path: &str, offset: u64, len: Option<u64>) -> Result<ByteStream> {
-        // tail(1) counts from one.
-        let from = offset.saturating_add(1).to_string();
-        let len = len.map(|l| l.to_string()).unwrap_or_default();
+        // tail(1) counts from one; a shell counts to the largest i64.
+        let countable = |n: u64| n.min(i64::MAX.unsigned_abs()).to_string();
+        let from = countable(offset.saturating_add(1));
+        let len = len.map(countable).unwrap_or_default();
         self.stream(cx, "read", READ, &[&checked(path)?, &from, &len]).await
     }
 
