@@ -261,7 +261,8 @@ impl Client {
 
     /// Sends; an answer that is not a success becomes an error.
     pub(super) async fn send(&self, operation: &'static str, request: RequestBuilder) -> Result<Response> {
-        let answer = request.send().await.map_err(|e| problem::transport(operation, e))?;
+        let failed = |e| problem::transport(operation, e).with_context("server", self.base_url());
+        let answer = request.send().await.map_err(failed)?;
         let status = answer.status();
         if status.is_success() || status.as_u16() == 101 {
             return Ok(answer);
