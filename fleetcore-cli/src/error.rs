@@ -75,7 +75,9 @@ pub(crate) fn line(err: &Error) -> String {
 /// What helps against errors that a server or the library gives without knowing our commands.
 fn usual_hint(err: &Error) -> Option<String> {
     match (err.kind(), err.context_value("scope")) {
-        (ErrorKind::Unauthenticated, _) => Some("log in with `fleetcore login`, or set FLEETCORE_TOKEN".to_owned()),
+        (ErrorKind::Unauthenticated, _) => {
+            Some("log in with `fleetcore login`, or set FLEETCORE_TOKEN".to_owned())
+        }
         (ErrorKind::PermissionDenied, Some(scope)) => {
             Some(format!("`fleetcore login --scopes {}` asks for it", one_line(scope)))
         }

@@ -12,7 +12,8 @@ use std::{
 
 use common::{Home, announced};
 use fleetcore::{
-    CommandEvent, CommandSpec, CommandState, ErrorKind, ExitKind, Fleet, Offset, PtySize, Signal, Target, WriteOptions,
+    CommandEvent, CommandSpec, CommandState, ErrorKind, ExitKind, Fleet, Offset, PtySize, Signal, Target,
+    WriteOptions,
 };
 use fleetcore_http::client::{
     AttachEvent, AttachOptions, Client, Credentials, ReconnectPolicy, RemoteExecutor, Tail, Transport,
@@ -74,7 +75,8 @@ async fn every_byte_arrives_once_however_often_the_connection_breaks() {
     announced(&home);
     let direct = client_of(&home, &server.url);
     let spec = CommandSpec::shell("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exit 3");
-    let command = direct.create_command(&NewCommand::from_spec(&Target::local(), &spec).unwrap()).await.unwrap();
+    let command =
+        direct.create_command(&NewCommand::from_spec(&Target::local(), &spec).unwrap()).await.unwrap();
     let id = command.id.parse().unwrap();
     let want: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
 
@@ -116,8 +118,14 @@ async fn errors_keep_their_kind_and_context() {
     assert_eq!(err.kind(), ErrorKind::InvalidInput);
     assert!(err.context_value("field").is_some() || err.message().contains("limit"), "{err}");
     let missing = fleetcore::CommandId::generate();
-    assert_eq!(client.output(missing, Offset(0), Transport::WebSocket).await.unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(client.output(missing, Offset(0), Transport::EventStream).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        client.output(missing, Offset(0), Transport::WebSocket).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(
+        client.output(missing, Offset(0), Transport::EventStream).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
     let gone = Client::new("http://127.0.0.1:1", Credentials::Anonymous).unwrap();
     assert_eq!(gone.info().await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
@@ -130,13 +138,17 @@ async fn an_attachment_types_resizes_and_signals() {
     let client = client_of(&home, &server.url);
     let script = "stty -echo; trap 'echo hup; exit 4' USR1; echo ready; read x; echo got $x; stty size; while :; do sleep 0.02; done";
     let spec = CommandSpec::shell(script).with_pty(PtySize::default());
-    let command = client.create_command(&NewCommand::from_spec(&Target::local(), &spec).unwrap()).await.unwrap();
-    let mut attached = client.attach_command(command.id.parse().unwrap(), AttachOptions::default()).await.unwrap();
+    let command =
+        client.create_command(&NewCommand::from_spec(&Target::local(), &spec).unwrap()).await.unwrap();
+    let mut attached =
+        client.attach_command(command.id.parse().unwrap(), AttachOptions::default()).await.unwrap();
     let (mut seen, mut step) = (String::new(), 0);
     let mut end = None;
     while let Some(event) = attached.output.next().await {
         match event.unwrap() {
-            AttachEvent::Command(CommandEvent::Output(chunk)) => seen.push_str(&String::from_utf8_lossy(&chunk.data)),
+            AttachEvent::Command(CommandEvent::Output(chunk)) => {
+                seen.push_str(&String::from_utf8_lossy(&chunk.data))
+            }
             AttachEvent::Command(CommandEvent::Exited(status)) => end = Some(status),
             _ => {}
         }
@@ -163,8 +175,17 @@ async fn a_remote_target_is_an_executor_like_any_other() {
     let fleet = Fleet::builder().with_host(Arc::new(remote)).build();
     let machine = fleet.machine("local").unwrap();
 
-    let out = machine.spawn(CommandSpec::shell("echo out; echo err >&2; exit 3")).await.unwrap().output().await.unwrap();
-    assert_eq!((&out.stdout[..], &out.stderr[..], out.status.kind), (&b"out\n"[..], &b"err\n"[..], ExitKind::Code(3)));
+    let out = machine
+        .spawn(CommandSpec::shell("echo out; echo err >&2; exit 3"))
+        .await
+        .unwrap()
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(
+        (&out.stdout[..], &out.stderr[..], out.status.kind),
+        (&b"out\n"[..], &b"err\n"[..], ExitKind::Code(3))
+    );
 
     let cat = machine.spawn(CommandSpec::argv(["cat"]).with_stdin()).await.unwrap();
     cat.write_stdin("typed").await.unwrap();
@@ -174,7 +195,10 @@ async fn a_remote_target_is_an_executor_like_any_other() {
     let err = machine.spawn(CommandSpec::argv(["no-such-program"])).await.unwrap_err();
     assert_eq!(err.kind(), ErrorKind::NotFound);
 
-    let limited = machine.spawn(CommandSpec::argv(["sleep", "1000"]).with_timeout(Duration::from_millis(100))).await.unwrap();
+    let limited = machine
+        .spawn(CommandSpec::argv(["sleep", "1000"]).with_timeout(Duration::from_millis(100)))
+        .await
+        .unwrap();
     assert_eq!(limited.output().await.unwrap().status.state(), CommandState::Failed);
 
     // Dropping the owner here ends the command there.
@@ -188,7 +212,8 @@ async fn a_remote_target_is_an_executor_like_any_other() {
     let path = home.path("dir/file").to_str().unwrap().to_owned();
     files.write(&path, "0123456789", WriteOptions::atomic().with_create_parents(true)).await.unwrap();
     assert_eq!(files.read(&path).await.unwrap(), "0123456789");
-    let mut part = client.files(&Target::local()).read(&path, Tail { offset: 3, len: Some(4) }).await.unwrap();
+    let mut part =
+        client.files(&Target::local()).read(&path, Tail { offset: 3, len: Some(4) }).await.unwrap();
     let mut got = Vec::new();
     while let Some(bytes) = part.next().await {
         got.extend_from_slice(&bytes.unwrap());

@@ -155,7 +155,9 @@ fn records_in_three_forms() {
     let events = home.run(&["-o", "json", "logs", short]).ok().out;
     let channels: Vec<_> = events
         .lines()
-        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["channel"].as_str().unwrap().to_owned())
+        .map(|l| {
+            serde_json::from_str::<serde_json::Value>(l).unwrap()["channel"].as_str().unwrap().to_owned()
+        })
         .collect();
     assert_eq!(channels.len(), 2);
     assert!(channels.contains(&"stderr".to_owned()));
@@ -181,7 +183,10 @@ fn settings_files_are_strict_and_flags_win() {
     assert!(!home.run(&["targets"]).ok().out.contains("TARGET"), "the file counts");
     assert!(home.run(&["-o", "table", "targets"]).ok().out.contains("TARGET"), "the flag wins");
     let mut with_env = home.command(&["targets"]);
-    assert!(with_env.env("FLEETCORE_OUTPUT", "json").output().unwrap().stdout.starts_with(b"["), "so does the variable");
+    assert!(
+        with_env.env("FLEETCORE_OUTPUT", "json").output().unwrap().stdout.starts_with(b"["),
+        "so does the variable"
+    );
     std::fs::write(&file, "servre = \"http://x\"\n").unwrap();
     let done = home.run(&["targets"]);
     assert_eq!(done.code, 64);
@@ -229,7 +234,9 @@ fn completions_and_manual() {
     assert_eq!(home.run(&["completions", "tcsh"]).code, 64);
     let bash = home.run(&["completions", "bash"]).ok().out;
     std::fs::write(home.path("c.bash"), bash).unwrap();
-    assert!(std::process::Command::new("bash").arg("-n").arg(home.path("c.bash")).status().unwrap().success());
+    assert!(
+        std::process::Command::new("bash").arg("-n").arg(home.path("c.bash")).status().unwrap().success()
+    );
     let page = home.run(&["man"]).ok().out;
     assert!(page.contains(".TH fleetcore") && page.contains("125"), "{page}");
     home.run(&["man", "--dir", "pages"]).ok();

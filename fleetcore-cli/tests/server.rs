@@ -52,7 +52,7 @@ fn detached_commands_are_watched_and_ended() {
     let home = Home::new();
     let _server = home.serve();
     announced(&home);
-    let id = home.run(&["run", "-d", "local", "-c", "echo up; read x; echo never"]).ok().out.trim().to_owned();
+    let id = home.run(&["run", "-d", "local", "-c", "echo up; exec sleep 1000"]).ok().out.trim().to_owned();
     assert_eq!(home.run(&["ps", "-q"]).ok().out.trim(), id);
     wait_for(|| home.run(&["logs", &id]).ok().out == "up\n");
     home.run(&["kill", &id[24..]]).ok();
@@ -62,7 +62,8 @@ fn detached_commands_are_watched_and_ended() {
     assert_eq!(home.run(&["ps", "-q", "-s", "cancelled"]).ok().out.trim(), id);
     assert_eq!(home.run(&["kill", &id]).code, 73, "it has ended");
 
-    let id = home.run(&["run", "-d", "local", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.05; done"]);
+    let id =
+        home.run(&["run", "-d", "local", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.05; done"]);
     let id = id.ok().out.trim().to_owned();
     wait_for(|| home.run(&["logs", &id]).ok().out == "up\n");
     home.run(&["kill", "-s", "USR1", &id]).ok();
@@ -77,7 +78,8 @@ fn logs_follow_until_the_end() {
     let fifo = home.path("go");
     let script = format!("mkfifo {0}; echo one; read x < {0}; echo two; echo bad >&2", fifo.display());
     let id = home.run(&["run", "-d", "local", "-c", &script]).ok().out.trim().to_owned();
-    let mut child = home.command(&["logs", "-f", &id]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        home.command(&["logs", "-f", &id]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     out.read_line(&mut line).unwrap();
@@ -88,7 +90,10 @@ fn logs_follow_until_the_end() {
     let done = child.wait_with_output().unwrap();
     assert_eq!((done.status.code(), &done.stderr[..]), (Some(0), &b"bad\n"[..]));
     let stamped = home.run(&["logs", "-t", &id]).ok().out;
-    assert!(stamped.lines().all(|l| l.split_once(' ').unwrap().0.parse::<jiff::Timestamp>().is_ok()), "{stamped}");
+    assert!(
+        stamped.lines().all(|l| l.split_once(' ').unwrap().0.parse::<jiff::Timestamp>().is_ok()),
+        "{stamped}"
+    );
 }
 
 #[test]
@@ -140,13 +145,21 @@ fn log_in_use_tokens_log_out() {
     assert_eq!(with_token(&["ps"]).status.code(), Some(0));
     assert_eq!(with_token(&["run", "local", "--", "true"]).status.code(), Some(125), "it may only read");
     let tokens = other.run(&["token", "ls", "-o", "json"]).ok().json();
-    let ci = tokens.as_array().unwrap().iter().find(|t| t["name"] == "ci").unwrap()["id"].as_str().unwrap().to_owned();
+    let ci = tokens.as_array().unwrap().iter().find(|t| t["name"] == "ci").unwrap()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(!tokens.to_string().contains(&secret), "secrets are shown once");
     other.run(&["token", "rm", &ci]).ok();
     assert_eq!(with_token(&["ps"]).status.code(), Some(77));
 
-    other.feed(&["user", "add", "eve", "--role", "viewer", "--password-file", "-"], b"a good long password\n").ok();
-    assert_eq!(other.feed(&["user", "add", "eve", "--password-file", "-"], b"a good long password\n").code, 73);
+    other
+        .feed(&["user", "add", "eve", "--role", "viewer", "--password-file", "-"], b"a good long password\n")
+        .ok();
+    assert_eq!(
+        other.feed(&["user", "add", "eve", "--password-file", "-"], b"a good long password\n").code,
+        73
+    );
     assert_eq!(other.feed(&["user", "add", "x", "--password-file", "-"], b"short\n").code, 64);
     assert_eq!(other.run(&["user", "rm", "admin"]).code, 73, "the last admin stays");
     other.run(&["user", "set", "eve", "--disable"]).ok();
@@ -154,7 +167,8 @@ fn log_in_use_tokens_log_out() {
     assert!(users.as_array().unwrap().iter().any(|u| u["name"] == "eve" && u["disabled"] == true));
 
     let token = std::fs::read_to_string(&kept).unwrap();
-    let token = token.lines().find_map(|l| l.strip_prefix("token = \"")).unwrap().trim_end_matches('"').to_owned();
+    let token =
+        token.lines().find_map(|l| l.strip_prefix("token = \"")).unwrap().trim_end_matches('"').to_owned();
     other.run(&["logout"]).ok();
     let mut revoked = home.command(&["--server", &url, "ps"]);
     assert_eq!(revoked.env("FLEETCORE_TOKEN", token).output().unwrap().status.code(), Some(77));

@@ -41,7 +41,13 @@ impl Home {
 
     /// Runs with this on stdin.
     pub fn feed(&self, args: &[&str], input: &[u8]) -> Done {
-        let mut child = self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_vec();
         let writer = std::thread::spawn(move || stdin.write_all(&input));
@@ -68,7 +74,11 @@ impl Home {
         let mut url = String::new();
         lines.read_line(&mut url).unwrap();
         let url = url.trim_end().to_owned();
-        assert!(url.starts_with("http"), "no address: {}", std::fs::read_to_string(self.path("serve.log")).unwrap());
+        assert!(
+            url.starts_with("http"),
+            "no address: {}",
+            std::fs::read_to_string(self.path("serve.log")).unwrap()
+        );
         Server { child, url, lines }
     }
 }
