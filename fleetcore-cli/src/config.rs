@@ -101,11 +101,16 @@ impl Settings {
         let output = match env("FLEETCORE_OUTPUT") {
             _ if global.output.is_some() => global.output,
             Some(text) => Some(<Output as clap::ValueEnum>::from_str(&text, false).map_err(|_| {
-                Error::invalid("FLEETCORE_OUTPUT", "table, json or plain").with_context("value", text.escape_debug())
+                Error::invalid("FLEETCORE_OUTPUT", "table, json or plain")
+                    .with_context("value", text.escape_debug())
             })?),
             None => file.output,
         };
-        let data_dir = global.data_dir.clone().or_else(|| env("FLEETCORE_DATA_DIR").map(PathBuf::from)).or(file.data_dir);
+        let data_dir = global
+            .data_dir
+            .clone()
+            .or_else(|| env("FLEETCORE_DATA_DIR").map(PathBuf::from))
+            .or(file.data_dir);
         let data_dir = match data_dir {
             Some(dir) => dir,
             None => dirs?.data_dir().join("fleetcore"),
@@ -118,7 +123,11 @@ impl Settings {
             config_dir,
             server: global.server.clone().or_else(|| env("FLEETCORE_SERVER")).or(file.server),
             local: global.local,
-            cacert: global.cacert.clone().or_else(|| env("FLEETCORE_CACERT").map(PathBuf::from)).or(file.cacert),
+            cacert: global
+                .cacert
+                .clone()
+                .or_else(|| env("FLEETCORE_CACERT").map(PathBuf::from))
+                .or(file.cacert),
         })
     }
 
@@ -189,7 +198,9 @@ impl Settings {
 
     fn certificates(&self) -> Result<Option<Vec<u8>>> {
         let Some(path) = &self.cacert else { return Ok(None) };
-        fs::read(path).map(Some).map_err(|e| Error::io("read certificates", e).with_context("path", path.display()))
+        fs::read(path)
+            .map(Some)
+            .map_err(|e| Error::io("read certificates", e).with_context("path", path.display()))
     }
 
     fn credentials_path(&self) -> PathBuf {
@@ -211,9 +222,8 @@ impl Settings {
     /// # Errors
     /// Those of the file system.
     pub(crate) fn save(&self, saved: &Saved) -> Result<()> {
-        let text = toml::to_string(saved).map_err(|e| {
-            Error::new(ErrorKind::Unexpected, "credentials cannot be written").with_source(e)
-        })?;
+        let text = toml::to_string(saved)
+            .map_err(|e| Error::new(ErrorKind::Unexpected, "credentials cannot be written").with_source(e))?;
         write_private(&self.credentials_path(), text.as_bytes())
     }
 }
@@ -278,7 +288,10 @@ mod tests {
         assert_eq!(err.kind(), ErrorKind::InvalidInput);
         assert!(err.context_value("rule").unwrap().contains("sever"), "{err}");
         assert!(read_toml::<File>(&dir.path().join("none"), false).is_ok());
-        assert_eq!(read_toml::<File>(&dir.path().join("none"), true).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            read_toml::<File>(&dir.path().join("none"), true).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
     }
 
     #[test]

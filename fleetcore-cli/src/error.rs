@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use fleetcore::Error;
+use fleetcore::{Error, ErrorKind};
 
 use crate::{cli::Output, exit};
 
@@ -66,10 +66,23 @@ pub(crate) fn line(err: &Error) -> String {
     if !details.is_empty() {
         text.push_str(&format!(" ({})", details.join(", ")));
     }
-    if let Some(hint) = hint {
+    if let Some(hint) = hint.or_else(|| usual_hint(err)) {
         text.push_str(&format!("; {hint}"));
     }
     text
+}
+
+/// What helps against errors that a server or the library gives without knowing our commands.
+fn usual_hint(err: &Error) -> Option<String> {
+    match (err.kind(), err.context_value("scope")) {
+        (ErrorKind::Unauthenticated, _) => {
+            Some("log in with `fleetcore login`, or set FLEETCORE_TOKEN".to_owned())
+        }
+        (ErrorKind::PermissionDenied, Some(scope)) => {
+            Some(format!("`fleetcore login --scopes {}` asks for it", one_line(scope)))
+        }
+        _ => None,
+    }
 }
 
 /// Text from elsewhere must not move the cursor or hide what came before it.
@@ -103,8 +116,6 @@ pub(crate) fn stderr_is_terminal() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use fleetcore::ErrorKind;
-
     use super::*;
 
     #[test]

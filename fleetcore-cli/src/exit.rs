@@ -57,7 +57,9 @@ pub(crate) fn of_status(status: &ExitStatus) -> u8 {
         (Some(EndReason::TimedOut), _) => TIMED_OUT,
         // The low eight bits are what a parent gets to see anyway.
         (_, ExitKind::Code(code)) => u8::try_from(code & 0xff).unwrap_or(FLEETCORE_FAILED),
-        (_, ExitKind::Signal(n)) => u8::try_from(n).ok().and_then(|n| n.checked_add(128)).unwrap_or(FLEETCORE_FAILED),
+        (_, ExitKind::Signal(n)) => {
+            u8::try_from(n).ok().and_then(|n| n.checked_add(128)).unwrap_or(FLEETCORE_FAILED)
+        }
         _ => FLEETCORE_FAILED,
     }
 }

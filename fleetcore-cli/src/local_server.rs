@@ -82,13 +82,16 @@ pub(crate) async fn announce(
         Error::new(ErrorKind::NotFound, "no enabled user can own the token of local commands")
     })?;
     // Left over from a server that was killed.
-    for old in store.tokens(None).await?.into_iter().filter(|t| t.kind == TokenKind::Api && t.name == TOKEN_NAME) {
+    for old in
+        store.tokens(None).await?.into_iter().filter(|t| t.kind == TokenKind::Api && t.name == TOKEN_NAME)
+    {
         store.remove_token(old.id).await?;
     }
     let secret = SecretString::from(format!("fct_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())));
     let hash: [u8; 32] = Sha256::digest(secret.expose_secret().as_bytes()).into();
     let scopes = owner.role.scopes();
-    let record = TokenRecord::new(TokenKind::Api, TOKEN_NAME, owner.name.clone(), hash, scopes, Timestamp::now());
+    let record =
+        TokenRecord::new(TokenKind::Api, TOKEN_NAME, owner.name.clone(), hash, scopes, Timestamp::now());
     let token = record.id;
     store.insert_token(record).await?;
 
@@ -108,9 +111,8 @@ pub(crate) async fn announce(
         pid: std::process::id(),
         certificate: certificate.and_then(|p| fs::canonicalize(p).ok()),
     };
-    let json = serde_json::to_vec(&announcement).map_err(|e| {
-        Error::new(ErrorKind::Unexpected, "the address cannot be written").with_source(e)
-    })?;
+    let json = serde_json::to_vec(&announcement)
+        .map_err(|e| Error::new(ErrorKind::Unexpected, "the address cannot be written").with_source(e))?;
     write_private(&token_path(data_dir), secret.expose_secret().as_bytes())?;
     write_private(&announcement_path(data_dir), &json)?;
     Ok(Announced { data_dir: data_dir.to_owned(), token })

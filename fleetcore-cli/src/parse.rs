@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, ms) in [("90", 90_000), ("1.5s", 1500), ("500ms", 500), ("5m", 300_000), ("2h", 7_200_000)] {
+        for (text, ms) in [("90", 90_000), ("1.5s", 1500), ("500ms", 500), ("5m", 300_000), ("2h", 7_200_000)]
+        {
             assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
         }
         for bad in ["", "s", "-1", "1y", "1 s", "nan", "inf", "1e400"] {

@@ -13,7 +13,6 @@ use tokio::{
 /// mouse reports, bracketed paste, colours.
 const RESET: &[u8] = b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m";
 
-
 /// Size of our terminal, 80x24 when there is none.
 pub(crate) fn size() -> PtySize {
     match crossterm::terminal::size() {
@@ -35,7 +34,9 @@ impl Raw {
     /// `InvalidState` when stdin is no terminal.
     pub(crate) fn enter() -> Result<Self> {
         crossterm::terminal::enable_raw_mode().map_err(|e| {
-            Error::new(ErrorKind::InvalidState, "stdin is not a terminal").with_operation("raw mode").with_source(e)
+            Error::new(ErrorKind::InvalidState, "stdin is not a terminal")
+                .with_operation("raw mode")
+                .with_source(e)
         })?;
         Ok(Self { reset: false })
     }

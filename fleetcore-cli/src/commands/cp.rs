@@ -26,7 +26,8 @@ impl End {
     /// The last part of the path, which a directory at the other end takes as name.
     fn name(&self) -> Result<&str> {
         Path::new(&self.path).file_name().and_then(|n| n.to_str()).ok_or_else(|| {
-            Error::invalid("destination", "a file name, because the source has none").with_context("path", &self.path)
+            Error::invalid("destination", "a file name, because the source has none")
+                .with_context("path", &self.path)
         })
     }
 }
@@ -35,7 +36,8 @@ impl End {
 pub(crate) async fn cp(args: Cp, settings: &Settings) -> Outcome {
     // Files of this host never need the data directory; a server is asked only when one end is a target.
     let here = Fleet::local();
-    let remote = matches!(args.source, FilePlace::There(..)) || matches!(args.destination, FilePlace::There(..));
+    let remote =
+        matches!(args.source, FilePlace::There(..)) || matches!(args.destination, FilePlace::There(..));
     let control = if remote { Some(control::open(settings).await?) } else { None };
     let source = end(&here, control.as_deref(), &args.source).await?;
     let destination = end(&here, control.as_deref(), &args.destination).await?;
@@ -73,7 +75,8 @@ async fn end(here: &Fleet, control: Option<&dyn Control>, place: &FilePlace) -> 
         (FilePlace::There(..), None) => Err(Error::new(ErrorKind::Unexpected, "no target to copy to")),
         (FilePlace::Here(path), _) => {
             let files = FileEnd::Here(here.target(&Target::local())?.files().await?);
-            let path = std::path::absolute(path).map_err(|e| Error::io("find the path", e).with_context("path", path))?;
+            let path = std::path::absolute(path)
+                .map_err(|e| Error::io("find the path", e).with_context("path", path))?;
             let path = path.to_str().ok_or_else(|| Error::invalid("path", "UTF-8"))?.to_owned();
             Ok(Some(End { files, path }))
         }

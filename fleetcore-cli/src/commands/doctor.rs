@@ -65,8 +65,18 @@ const TOOLS: &[Tool] = &[
         advice: "apt install bash, dnf install bash, apk add bash",
     },
     Tool { names: &["git"], required: false, needed_for: "workspaces", advice: "apt install git" },
-    Tool { names: &["ssh"], required: false, needed_for: "targets over SSH", advice: "apt install openssh-client" },
-    Tool { names: &["tmux"], required: false, needed_for: "tmux sessions of other systems", advice: "apt install tmux" },
+    Tool {
+        names: &["ssh"],
+        required: false,
+        needed_for: "targets over SSH",
+        advice: "apt install openssh-client",
+    },
+    Tool {
+        names: &["tmux"],
+        required: false,
+        needed_for: "tmux sessions of other systems",
+        advice: "apt install tmux",
+    },
     Tool { names: &["bwrap"], required: false, needed_for: "sandboxes", advice: "apt install bubblewrap" },
     Tool {
         names: &["multipass"],
@@ -74,7 +84,12 @@ const TOOLS: &[Tool] = &[
         needed_for: "targets multipass/…",
         advice: "snap install multipass, or https://multipass.run",
     },
-    Tool { names: &["nix"], required: false, needed_for: "NixOS targets", advice: "https://nixos.org/download" },
+    Tool {
+        names: &["nix"],
+        required: false,
+        needed_for: "NixOS targets",
+        advice: "https://nixos.org/download",
+    },
     Tool {
         names: &["chromium", "chromium-browser", "google-chrome"],
         required: false,
@@ -123,7 +138,13 @@ async fn tool(fleet: &Fleet, tool: &Tool) -> Check {
     let Some(path) = tool.names.iter().find_map(|n| find(n)) else {
         let state = if tool.required { Grade::Broken } else { Grade::Missing };
         let advice = Some(tool.advice.to_owned());
-        return Check { name, state, found: "not found on PATH".to_owned(), needed_for: tool.needed_for, advice };
+        return Check {
+            name,
+            state,
+            found: "not found on PATH".to_owned(),
+            needed_for: tool.needed_for,
+            advice,
+        };
     };
     let version = version(fleet, &path, name).await;
     let found = match version {
@@ -155,7 +176,13 @@ async fn run(fleet: &Fleet) -> Check {
         fleet.machine("local")?.spawn(spec).await?.output().await?.check()
     };
     match ran.await {
-        Ok(_) => Check { name: "local", state: Grade::Ok, found: "runs commands".to_owned(), needed_for, advice: None },
+        Ok(_) => Check {
+            name: "local",
+            state: Grade::Ok,
+            found: "runs commands".to_owned(),
+            needed_for,
+            advice: None,
+        },
         Err(e) => Check {
             name: "local",
             state: Grade::Broken,
@@ -175,14 +202,22 @@ fn cgroup() -> Check {
             state: Grade::Missing,
             found: "no cgroup v2".to_owned(),
             needed_for,
-            advice: Some("boot with systemd.unified_cgroup_hierarchy=1; without it process groups are used".to_owned()),
+            advice: Some(
+                "boot with systemd.unified_cgroup_hierarchy=1; without it process groups are used".to_owned(),
+            ),
         };
     }
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = own.lines().find_map(|l| l.strip_prefix("0::")).unwrap_or("/");
     let dir = PathBuf::from(format!("/sys/fs/cgroup{path}"));
     if writable(&dir) {
-        return Check { name, state: Grade::Ok, found: format!("v2, {}", dir.display()), needed_for, advice: None };
+        return Check {
+            name,
+            state: Grade::Ok,
+            found: format!("v2, {}", dir.display()),
+            needed_for,
+            advice: None,
+        };
     }
     Check {
         name,
@@ -227,14 +262,20 @@ async fn server(settings: &Settings) -> Check {
             return check(Grade::Missing, "none configured or running".to_owned(), Some("fleetcore serve"));
         }
         Ok(Place::Server(client)) => client,
-        Err(e) => return check(Grade::Broken, e.message().to_owned(), Some("look at --server and the settings")),
+        Err(e) => {
+            return check(Grade::Broken, e.message().to_owned(), Some("look at --server and the settings"));
+        }
     };
     match client.info().await {
         Ok(info) => match client.me().await {
             Ok(me) => {
                 check(Grade::Ok, format!("{} {} as {}", client.base_url(), info.version, me.user), None)
             }
-            Err(e) => check(Grade::Broken, format!("{}: {}", client.base_url(), e.message()), Some("fleetcore login")),
+            Err(e) => check(
+                Grade::Broken,
+                format!("{}: {}", client.base_url(), e.message()),
+                Some("fleetcore login"),
+            ),
         },
         Err(e) => check(
             Grade::Broken,
@@ -254,7 +295,13 @@ impl Row for Check {
             Grade::Broken => Cell::toned("broken", Tone::Bad),
         };
         let advice = self.advice.clone().unwrap_or_default();
-        vec![self.name.into(), state, self.found.as_str().into(), Cell::toned(self.needed_for, Tone::Dim), advice.into()]
+        vec![
+            self.name.into(),
+            state,
+            self.found.as_str().into(),
+            Cell::toned(self.needed_for, Tone::Dim),
+            advice.into(),
+        ]
     }
 
     fn fields(&self) -> Vec<String> {

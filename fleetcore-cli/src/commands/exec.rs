@@ -119,7 +119,12 @@ pub(super) fn pipe_stdin(input: Arc<dyn Input>, quiet: bool) {
 
 /// Connects our terminal to a program's until one of them leaves. `own` says that nobody else keeps the program: when
 /// our terminal closes, it ends; there is nothing to detach from.
-pub(super) async fn interact(running: Running, stops: &mut StopSignals, own: bool, keys: bool) -> Result<Left, Failure> {
+pub(super) async fn interact(
+    running: Running,
+    stops: &mut StopSignals,
+    own: bool,
+    keys: bool,
+) -> Result<Left, Failure> {
     let Running { mut events, input } = running;
     let mut raw = if keys { Some(tty::Raw::enter()?) } else { None };
     let mut resizes = tty::Resizes::listen()?;

@@ -31,6 +31,8 @@ async fn one(control: &dyn Control, id: &str, args: &Kill) -> Result<(), Error> 
         (Named::Command(id), Some(signal)) => control.signal(id, signal).await,
         (Named::Command(id), None) => control.cancel(id).await,
         (Named::Session(id), None) => control.close_session(&id).await,
-        (Named::Session(_), Some(_)) => Err(Error::invalid("signal", "left out for a session, which is closed")),
+        (Named::Session(_), Some(_)) => {
+            Err(Error::invalid("signal", "left out for a session, which is closed"))
+        }
     }
 }

@@ -20,7 +20,9 @@ pub(crate) async fn login(args: Login, settings: &Settings) -> Outcome {
         (None, Some(url), _) => url,
         (None, None, Ok(Place::Server(client))) => client.base_url().to_owned(),
         _ => {
-            return Err(Error::invalid("url", "given, because no server is configured or running here").into());
+            return Err(
+                Error::invalid("url", "given, because no server is configured or running here").into()
+            );
         }
     };
     let mut saved = settings.saved()?;
@@ -35,7 +37,8 @@ pub(crate) async fn login(args: Login, settings: &Settings) -> Outcome {
     let ended = login.client.logout().await;
     let made = made?;
     let key = client.base_url().to_owned();
-    let token = SavedToken { user: login.me.user.clone(), token_id: made.token.id.clone(), token: made.secret };
+    let token =
+        SavedToken { user: login.me.user.clone(), token_id: made.token.id.clone(), token: made.secret };
     let old = saved.servers.insert(key.clone(), token.clone());
     saved.server = Some(key.clone());
     settings.save(&saved)?;
@@ -86,10 +89,13 @@ pub(crate) async fn logout(settings: &Settings) -> Outcome {
         Ok(()) => {}
         Err(e) if matches!(e.kind(), ErrorKind::Unauthenticated | ErrorKind::NotFound) => {}
         Err(e) => {
-            return Err(Error::new(e.kind(), "the token is forgotten here, but the server did not revoke it")
-                .with_context("token", &token.token_id)
-                .with_source(e)
-                .into());
+            return Err(Error::new(
+                e.kind(),
+                "the token is forgotten here, but the server did not revoke it",
+            )
+            .with_context("token", &token.token_id)
+            .with_source(e)
+            .into());
         }
     }
     note(settings.quiet, &format!("logged out of {key}"));

@@ -28,7 +28,8 @@ pub(crate) async fn logs(args: Logs, settings: &Settings) -> Outcome {
     }
     let times = args.timestamps || settings.output == Output::Json;
     let mut events = control.output(id, from, times).await?;
-    let mut printer = Printer { timestamps: args.timestamps, json: settings.output == Output::Json, at_start: [true; 2] };
+    let mut printer =
+        Printer { timestamps: args.timestamps, json: settings.output == Output::Json, at_start: [true; 2] };
     loop {
         let event = tokio::select! {
             event = events.next() => event,

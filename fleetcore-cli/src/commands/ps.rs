@@ -57,7 +57,8 @@ fn exit_text(command: &Command) -> String {
 }
 
 impl Row for Command {
-    const HEAD: &'static [&'static str] = &["ID", "TARGET", "STATE", "EXIT", "CREATED", "TIME", "OUTPUT", "COMMAND"];
+    const HEAD: &'static [&'static str] =
+        &["ID", "TARGET", "STATE", "EXIT", "CREATED", "TIME", "OUTPUT", "COMMAND"];
 
     fn cells(&self) -> Vec<Cell> {
         let short = self.id.get(self.id.len().saturating_sub(SHORT_ID)..).unwrap_or(&self.id);

@@ -52,13 +52,14 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         render::print(&format!("admin password: {}\n", password.expose_secret()))?;
     }
     let certificate = args.tls_cert.as_deref();
-    let announced = match local_server::announce(&settings.data_dir, &url, address, certificate, &*store).await {
-        Ok(announced) => Some(announced),
-        Err(error) => {
-            tracing::warn!(%error, "commands on this host will not find this server by themselves");
-            None
-        }
-    };
+    let announced =
+        match local_server::announce(&settings.data_dir, &url, address, certificate, &*store).await {
+            Ok(announced) => Some(announced),
+            Err(error) => {
+                tracing::warn!(%error, "commands on this host will not find this server by themselves");
+                None
+            }
+        };
     tracing::info!(%url, data_dir = %settings.data_dir.display(), "serving");
 
     let shutdown = CancellationToken::new();
@@ -95,8 +96,9 @@ async fn open_store(args: &Serve, settings: &Settings) -> Result<SqliteStore> {
     if let Some(bytes) = args.max_total_log_bytes {
         config = config.with_max_total_log_bytes(bytes);
     }
-    let store = SqliteStore::open(config.with_max_log_age(args.retention))
-        .map_err(|e| e.with_context("hint", "another server may run on this directory; choose one with --data-dir"))?;
+    let store = SqliteStore::open(config.with_max_log_age(args.retention)).map_err(|e| {
+        e.with_context("hint", "another server may run on this directory; choose one with --data-dir")
+    })?;
     let lost = store.mark_lost(LOST).await?;
     if !lost.is_empty() {
         tracing::warn!(commands = lost.len(), "commands did not survive the end of the server before");

@@ -35,7 +35,8 @@ pub(crate) async fn shell(args: Shell, settings: &Settings) -> Outcome {
 
 async fn plain(control: &dyn Control, args: Shell, stops: &mut StopSignals, settings: &Settings) -> Outcome {
     let keys = std::io::stdin().is_terminal();
-    let mut spec = CommandSpec::new(Program::Shell(SHELL.to_owned())).with_pty(tty::size()).with_label("kind", "shell");
+    let mut spec =
+        CommandSpec::new(Program::Shell(SHELL.to_owned())).with_pty(tty::size()).with_label("kind", "shell");
     spec.cwd = args.cwd;
     spec.user = args.user;
     spec.env = args.env.into_iter().map(|(k, v)| (k, v.into())).collect();
@@ -64,7 +65,12 @@ async fn plain(control: &dyn Control, args: Shell, stops: &mut StopSignals, sett
     }
 }
 
-async fn session(control: &dyn Control, args: Shell, stops: &mut StopSignals, settings: &Settings) -> Outcome {
+async fn session(
+    control: &dyn Control,
+    args: Shell,
+    stops: &mut StopSignals,
+    settings: &Settings,
+) -> Outcome {
     let Some(id) = args.session else {
         return Err(Error::new(ErrorKind::Unexpected, "no session was named").into());
     };

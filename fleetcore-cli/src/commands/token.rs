@@ -43,7 +43,8 @@ pub(crate) async fn token(verb: Token, settings: &Settings) -> Outcome {
             let mut first = None;
             for id in ids {
                 if let Err(e) = remove(&client, &id).await {
-                    first.get_or_insert(report(&Failure::Error(e.with_context("token", id)), settings.output));
+                    first
+                        .get_or_insert(report(&Failure::Error(e.with_context("token", id)), settings.output));
                 }
             }
             first.map_or(Ok(exit::OK), |code| Err(Failure::Code(code)))
@@ -57,11 +58,13 @@ async fn remove(client: &fleetcore_http::client::Client, id: &str) -> Result<(),
 }
 
 impl Row for wire::Token {
-    const HEAD: &'static [&'static str] = &["ID", "NAME", "USER", "SCOPES", "CREATED", "EXPIRES", "LAST USED"];
+    const HEAD: &'static [&'static str] =
+        &["ID", "NAME", "USER", "SCOPES", "CREATED", "EXPIRES", "LAST USED"];
 
     fn cells(&self) -> Vec<Cell> {
         let expired = self.expires_at.is_some_and(|at| at <= jiff::Timestamp::now());
-        let expires = Cell::toned(render::time(self.expires_at), if expired { Tone::Bad } else { Tone::Plain });
+        let expires =
+            Cell::toned(render::time(self.expires_at), if expired { Tone::Bad } else { Tone::Plain });
         vec![
             self.id.as_str().into(),
             self.name.as_str().into(),

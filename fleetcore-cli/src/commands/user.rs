@@ -52,8 +52,11 @@ impl Row for wire::User {
     const HEAD: &'static [&'static str] = &["NAME", "ROLE", "STATE", "CREATED"];
 
     fn cells(&self) -> Vec<Cell> {
-        let state =
-            if self.disabled { Cell::toned("disabled", Tone::Bad) } else { Cell::toned("enabled", Tone::Good) };
+        let state = if self.disabled {
+            Cell::toned("disabled", Tone::Bad)
+        } else {
+            Cell::toned("enabled", Tone::Good)
+        };
         vec![
             self.name.as_str().into(),
             self.role.as_str().into(),

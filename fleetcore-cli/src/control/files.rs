@@ -31,7 +31,12 @@ impl FileEnd {
         }
     }
 
-    pub(crate) async fn write(&self, path: &str, options: WriteOptions, data: ByteStream) -> Result<FileInfo> {
+    pub(crate) async fn write(
+        &self,
+        path: &str,
+        options: WriteOptions,
+        data: ByteStream,
+    ) -> Result<FileInfo> {
         match self {
             Self::Here(f) => f.write_stream(path, options, data).await,
             Self::Server(f) => f.write(path, options, data).await,

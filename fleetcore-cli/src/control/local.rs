@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    ByteStream, CommandEvent, CommandFilter, CommandHandle, CommandId, CommandSpec, CommandStore, Error, ErrorKind,
-    Executor, Fleet, OnDrop, OpContext, Offset, PtySize, Result, SessionId, Signal, Target,
+    ByteStream, CommandEvent, CommandFilter, CommandHandle, CommandId, CommandSpec, CommandStore, Error,
+    ErrorKind, Executor, Fleet, Offset, OnDrop, OpContext, PtySize, Result, SessionId, Signal, Target,
     backends::local::{Local, LocalConfig},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
@@ -65,8 +65,11 @@ impl LocalControl {
         if self.stored {
             return Ok(());
         }
-        Err(Error::new(ErrorKind::Busy, format!("{what} cannot be read: a server or another command has the data directory"))
-            .with_context("hint", "name the server with --server, or try again"))
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!("{what} cannot be read: a server or another command has the data directory"),
+        )
+        .with_context("hint", "name the server with --server, or try again"))
     }
 
     fn handle(&self, id: CommandId) -> Result<CommandHandle> {
@@ -78,10 +81,18 @@ impl LocalControl {
 impl Control for LocalControl {
     async fn targets(&self) -> Result<Vec<wire::Target>> {
         let all = self.fleet.targets(&OpContext::default()).await?;
-        Ok(all.iter().map(|t| wire::Target::from_machine(&t.target, &t.provider, &t.info, t.capabilities.clone())).collect())
+        Ok(all
+            .iter()
+            .map(|t| wire::Target::from_machine(&t.target, &t.provider, &t.info, t.capabilities.clone()))
+            .collect())
     }
 
-    async fn spawn(&self, target: &Target, spec: CommandSpec, ownership: Ownership) -> Result<(CommandId, Running)> {
+    async fn spawn(
+        &self,
+        target: &Target,
+        spec: CommandSpec,
+        ownership: Ownership,
+    ) -> Result<(CommandId, Running)> {
         if ownership == Ownership::Detached {
             return Err(needs_server("--detach"));
         }
@@ -115,7 +126,12 @@ impl Control for LocalControl {
         self.fleet.commands().get(id).await.map(|r| Command::from(&r))
     }
 
-    async fn output(&self, id: CommandId, from: Offset, _times: bool) -> Result<BoxStream<'static, Result<CommandEvent>>> {
+    async fn output(
+        &self,
+        id: CommandId,
+        from: Offset,
+        _times: bool,
+    ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
         self.need_store("the output")?;
         Ok(self.fleet.commands().stream(id, from).await?.boxed())
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Offset, PtySize, Result, SessionId, Signal,
-    Target,
+    ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Offset, PtySize, Result, SessionId,
+    Signal, Target,
 };
 use fleetcore_http::client::{
     AttachEvent,
@@ -70,7 +70,12 @@ pub(crate) trait Control: Send + Sync {
     /// All targets.
     async fn targets(&self) -> Result<Vec<wire::Target>>;
     /// Starts a command.
-    async fn spawn(&self, target: &Target, spec: CommandSpec, ownership: Ownership) -> Result<(CommandId, Running)>;
+    async fn spawn(
+        &self,
+        target: &Target,
+        spec: CommandSpec,
+        ownership: Ownership,
+    ) -> Result<(CommandId, Running)>;
     /// Watches and feeds a command that runs.
     async fn attach(&self, id: CommandId, from: Offset, input: bool) -> Result<Running>;
     /// One page of commands, newest first.
@@ -78,7 +83,12 @@ pub(crate) trait Control: Send + Sync {
     /// One command.
     async fn command(&self, id: CommandId) -> Result<Command>;
     /// Output, live until the end; with `times`, chunks carry the time they were read.
-    async fn output(&self, id: CommandId, from: Offset, times: bool) -> Result<BoxStream<'static, Result<CommandEvent>>>;
+    async fn output(
+        &self,
+        id: CommandId,
+        from: Offset,
+        times: bool,
+    ) -> Result<BoxStream<'static, Result<CommandEvent>>>;
     /// Signals a command.
     async fn signal(&self, id: CommandId, signal: Signal) -> Result<()>;
     /// Ends a command.

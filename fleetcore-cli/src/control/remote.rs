@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Offset, PtySize, Result, SessionId, Signal,
-    Target,
+    ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Offset, PtySize, Result, SessionId,
+    Signal, Target,
 };
 use fleetcore_http::client::{
     AttachInput, AttachOptions, Attachment, Client, Transport,
@@ -37,7 +37,12 @@ impl Control for RemoteControl {
         self.client.targets().await
     }
 
-    async fn spawn(&self, target: &Target, spec: CommandSpec, ownership: Ownership) -> Result<(CommandId, Running)> {
+    async fn spawn(
+        &self,
+        target: &Target,
+        spec: CommandSpec,
+        ownership: Ownership,
+    ) -> Result<(CommandId, Running)> {
         let id = CommandId::generate();
         let mut request = NewCommand::from_spec(target, &spec)?;
         request.id = Some(id.to_string());
@@ -55,7 +60,8 @@ impl Control for RemoteControl {
     }
 
     async fn attach(&self, id: CommandId, from: Offset, input: bool) -> Result<Running> {
-        let Attachment { input: keys, output, .. } = self.client.attach_command(id, options(from, input)).await?;
+        let Attachment { input: keys, output, .. } =
+            self.client.attach_command(id, options(from, input)).await?;
         let input = Arc::new(CommandInput { client: self.client.clone(), id, keys: input.then_some(keys) });
         Ok(Running { events: output.boxed(), input })
     }
@@ -68,7 +74,12 @@ impl Control for RemoteControl {
         self.client.command(id).await
     }
 
-    async fn output(&self, id: CommandId, from: Offset, times: bool) -> Result<BoxStream<'static, Result<CommandEvent>>> {
+    async fn output(
+        &self,
+        id: CommandId,
+        from: Offset,
+        times: bool,
+    ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
         let transport = if times { Transport::EventStream } else { Transport::WebSocket };
         Ok(self.client.output(id, from, transport).await?.boxed())
     }
@@ -104,7 +115,8 @@ impl Control for RemoteControl {
     }
 
     async fn attach_session(&self, id: &SessionId, from: Offset, input: bool) -> Result<Running> {
-        let Attachment { input: keys, output, .. } = self.client.attach_session(id, options(from, input)).await?;
+        let Attachment { input: keys, output, .. } =
+            self.client.attach_session(id, options(from, input)).await?;
         let input = Arc::new(SessionInput { client: self.client.clone(), id: id.clone(), keys });
         Ok(Running { events: output.boxed(), input })
     }

@@ -4,8 +4,9 @@ use fleetcore::{Error, ErrorKind, Result};
 use serde::Serialize;
 
 fn pretty(value: &(impl Serialize + ?Sized)) -> Result<String> {
-    let mut text = serde_json::to_string_pretty(value)
-        .map_err(|e| Error::new(ErrorKind::Unexpected, "the result cannot be written as JSON").with_source(e))?;
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| {
+        Error::new(ErrorKind::Unexpected, "the result cannot be written as JSON").with_source(e)
+    })?;
     text.push('\n');
     Ok(text)
 }

@@ -112,7 +112,9 @@ pub(crate) fn time(at: Option<jiff::Timestamp>) -> String {
 /// How long ago, for people.
 pub(crate) fn ago(at: Option<jiff::Timestamp>) -> String {
     match at {
-        Some(at) => format!("{} ago", span(jiff::Timestamp::now().duration_since(at).as_secs_f64().max(0.0) * 1e3)),
+        Some(at) => {
+            format!("{} ago", span(jiff::Timestamp::now().duration_since(at).as_secs_f64().max(0.0) * 1e3))
+        }
         None => "-".to_owned(),
     }
 }
@@ -136,7 +138,8 @@ mod tests {
 
     #[test]
     fn spans() {
-        let cases = [(3.2, "3ms"), (1500.0, "1.5s"), (59_000.0, "59s"), (61_000.0, "1m01s"), (7_260_000.0, "2h01m")];
+        let cases =
+            [(3.2, "3ms"), (1500.0, "1.5s"), (59_000.0, "59s"), (61_000.0, "1m01s"), (7_260_000.0, "2h01m")];
         for (ms, want) in cases {
             assert_eq!(span(ms), want);
         }

@@ -17,9 +17,10 @@ impl Progress {
             return Self(ProgressBar::hidden());
         }
         let (bar, template) = match total {
-            Some(n) => {
-                (ProgressBar::new(n), "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
-            }
+            Some(n) => (
+                ProgressBar::new(n),
+                "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+            ),
             None => (ProgressBar::new_spinner(), "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}"),
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -122,7 +122,8 @@ pub struct AttachInput {
 impl AttachInput {
     async fn send(&self, frame: Bytes) -> Result<()> {
         self.frames.send(frame).await.map_err(|_| {
-            Error::new(ErrorKind::InvalidState, "the attachment has ended").with_operation("client.attach_input")
+            Error::new(ErrorKind::InvalidState, "the attachment has ended")
+                .with_operation("client.attach_input")
         })
     }
 
@@ -244,9 +245,10 @@ async fn connect(client: &Client, path: &[String], options: &AttachOptions, plac
         .header(header::SEC_WEBSOCKET_KEY, &key)
         .header(header::SEC_WEBSOCKET_PROTOCOL, frames::SUBPROTOCOL);
     let answer = client.send(OP, request).await?;
-    let accepted = answer.headers().get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|v| {
-        v.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes()
-    });
+    let accepted = answer
+        .headers()
+        .get(header::SEC_WEBSOCKET_ACCEPT)
+        .is_some_and(|v| v.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
     if answer.status().as_u16() != 101 || !accepted {
         return Err(Error::new(ErrorKind::Unexpected, "the server or a proxy refused the WebSocket upgrade")
             .with_operation(OP)

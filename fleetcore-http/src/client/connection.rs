@@ -114,8 +114,9 @@ impl ClientBuilder {
             // Redirects of an API are a misconfiguration, and would carry the token elsewhere.
             .redirect(reqwest::redirect::Policy::none());
         for pem in &self.roots {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem)
-                .map_err(|e| Error::invalid("certificate", "one or more certificates in PEM form").with_source(e))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| {
+                Error::invalid("certificate", "one or more certificates in PEM form").with_source(e)
+            })?;
             http = http.tls_certs_merge(certificates);
         }
         let http = http.build().map_err(|e| problem::transport("client.build", e))?;
@@ -240,7 +241,8 @@ impl Client {
     /// The URL of a route; each element is one path segment and is escaped.
     fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.inner.base.clone();
-        let path: Vec<String> = segments.iter().map(|s| utf8_percent_encode(s, SEGMENT).to_string()).collect();
+        let path: Vec<String> =
+            segments.iter().map(|s| utf8_percent_encode(s, SEGMENT).to_string()).collect();
         let path = format!("{}{}", url.path(), path.join("/"));
         url.set_path(&path);
         url
@@ -261,7 +263,8 @@ impl Client {
 
     /// Sends; an answer that is not a success becomes an error.
     pub(super) async fn send(&self, operation: &'static str, request: RequestBuilder) -> Result<Response> {
-        let answer = request.send().await.map_err(|e| problem::transport(operation, e))?;
+        let failed = |e| problem::transport(operation, e).with_context("server", self.base_url());
+        let answer = request.send().await.map_err(failed)?;
         let status = answer.status();
         if status.is_success() || status.as_u16() == 101 {
             return Ok(answer);

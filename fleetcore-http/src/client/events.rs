@@ -79,7 +79,9 @@ impl Client {
     /// `PermissionDenied`, `Unavailable`.
     pub async fn events(&self, load: bool) -> Result<EventStream> {
         let topics = if load { "commands,sessions,load" } else { "commands,sessions" };
-        let body = sse_connect(self, &["api".into(), "v1".into(), "events".into()], None, &[("topics", topics)]).await?;
+        let body =
+            sse_connect(self, &["api".into(), "v1".into(), "events".into()], None, &[("topics", topics)])
+                .await?;
         let state = (body, Decoder::default());
         let events = futures::stream::try_unfold(state, |(mut body, mut decoder)| async move {
             loop {

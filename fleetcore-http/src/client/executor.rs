@@ -14,8 +14,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    Channel, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Executor, ExitKind, FileSystem,
-    Io, OpContext, Overflow, PtySize, Result, Session, SessionSpec, Signal, Target,
+    Channel, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Executor, ExitKind,
+    FileSystem, Io, OpContext, Overflow, PtySize, Result, Session, SessionSpec, Signal, Target,
     raw::{ProcessControl, RawProcess},
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
@@ -66,9 +66,10 @@ impl RemoteExecutor {
                         }
                     }
                     Ok(CommandEvent::Gap { from, to }) => {
-                        let lost = Error::new(ErrorKind::DataLoss, "the server no longer has part of the output")
-                            .with_context("from", from)
-                            .with_context("to", to);
+                        let lost =
+                            Error::new(ErrorKind::DataLoss, "the server no longer has part of the output")
+                                .with_context("from", from)
+                                .with_context("to", to);
                         let _ = bytes.send(Err(lost)).await;
                         return;
                     }
@@ -88,7 +89,8 @@ impl RemoteExecutor {
                 }
             }
         });
-        let output = futures::stream::unfold(output, |mut rx| async { rx.recv().await.map(|item| (item, rx)) });
+        let output =
+            futures::stream::unfold(output, |mut rx| async { rx.recv().await.map(|item| (item, rx)) });
         let exit = exit.map(|r| match r {
             Ok(exit) => exit,
             Err(_) => Err(Error::new(ErrorKind::Unavailable, "the end of the command was not seen")),
@@ -102,7 +104,13 @@ impl RemoteExecutor {
             Box::pin(ours) as _
         });
         let control = Control { client: self.client.clone(), id, armed: AtomicBool::new(true) };
-        Ok(RawProcess { pid: None, output: output.boxed(), stdin, exit: exit.boxed(), control: Box::new(control) })
+        Ok(RawProcess {
+            pid: None,
+            output: output.boxed(),
+            stdin,
+            exit: exit.boxed(),
+            control: Box::new(control),
+        })
     }
 }
 

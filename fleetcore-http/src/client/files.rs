@@ -127,7 +127,8 @@ impl RemoteFiles {
     /// # Errors
     /// `NotFound`, `PermissionDenied`; `InvalidState` for a directory that is not empty, unless `recursive`.
     pub async fn remove(&self, path: &str, recursive: bool) -> Result<()> {
-        let request = self.request(Method::DELETE, &[]).query(&[("path", path)]).query(&[("recursive", recursive)]);
+        let request =
+            self.request(Method::DELETE, &[]).query(&[("path", path)]).query(&[("recursive", recursive)]);
         self.client.no_answer("client.files_remove", request).await
     }
 
@@ -137,7 +138,8 @@ impl RemoteFiles {
     /// `NotFound`, `PermissionDenied`.
     pub async fn read_tar(&self, path: &str) -> Result<ByteStream> {
         const OP: &str = "client.files_read_tar";
-        let answer = self.client.send(OP, self.request(Method::GET, &["tar"]).query(&[("path", path)])).await?;
+        let answer =
+            self.client.send(OP, self.request(Method::GET, &["tar"]).query(&[("path", path)])).await?;
         Ok(answer.bytes_stream().map_err(|e| problem::transport(OP, e)).boxed())
     }
 
@@ -146,7 +148,8 @@ impl RemoteFiles {
     /// # Errors
     /// `InvalidInput` for entries that lead out of the directory; errors of `data`.
     pub async fn write_tar(&self, path: &str, data: ByteStream) -> Result<u64> {
-        let request = self.request(Method::PUT, &["tar"]).query(&[("path", path)]).body(Body::wrap_stream(data));
+        let request =
+            self.request(Method::PUT, &["tar"]).query(&[("path", path)]).body(Body::wrap_stream(data));
         let answer: Entries = self.client.json("client.files_write_tar", request).await?;
         Ok(answer.entries)
     }
@@ -160,7 +163,13 @@ impl FileSystem for RemoteFiles {
     async fn read(&self, cx: &OpContext, path: &str, offset: u64, len: Option<u64>) -> Result<ByteStream> {
         cx.guard("client.files_read", Self::read(self, path, Tail { offset, len })).await
     }
-    async fn write(&self, cx: &OpContext, path: &str, opts: WriteOptions, data: ByteStream) -> Result<FileInfo> {
+    async fn write(
+        &self,
+        cx: &OpContext,
+        path: &str,
+        opts: WriteOptions,
+        data: ByteStream,
+    ) -> Result<FileInfo> {
         cx.guard("client.files_write", Self::write(self, path, opts, data)).await
     }
     async fn list(&self, cx: &OpContext, path: &str) -> Result<Vec<FileInfo>> {

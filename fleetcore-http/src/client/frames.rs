@@ -1,7 +1,9 @@
 //! Binary frames of the attach WebSocket: one byte of kind, then the payload.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use fleetcore::{Channel, CommandEvent, Error, ErrorKind, ExitStatus, Offset, OutputChunk, PtySize, Result, Signal};
+use fleetcore::{
+    Channel, CommandEvent, Error, ErrorKind, ExitStatus, Offset, OutputChunk, PtySize, Result, Signal,
+};
 use jiff::Timestamp;
 
 use super::{
@@ -59,7 +61,9 @@ pub(super) fn decode(mut frame: Bytes) -> Result<FromServer> {
             let state: StateEvent = wire::from_json("client.attach", &frame)?;
             Ok(match state.state {
                 Some(state) => FromServer::Command(CommandEvent::State(state)),
-                None => FromServer::Session(SessionState { cwd: state.cwd, busy: state.busy, size: state.size }),
+                None => {
+                    FromServer::Session(SessionState { cwd: state.cwd, busy: state.busy, size: state.size })
+                }
             })
         }
         0x06 => Ok(FromServer::Problem(problem::error("client.attach", None, &frame))),
@@ -125,16 +129,29 @@ mod tests {
     #[test]
     fn output_and_exit() {
         let frame = Bytes::from_static(b"\x01\0\0\0\0\0\0\0\x05\x01hi");
-        let FromServer::Command(CommandEvent::Output(chunk)) = decode(frame).unwrap() else { panic!("not output") };
+        let FromServer::Command(CommandEvent::Output(chunk)) = decode(frame).unwrap() else {
+            panic!("not output")
+        };
         assert_eq!((chunk.offset.0, chunk.channel, &chunk.data[..]), (5, Channel::Stderr, &b"hi"[..]));
-        let frame = Bytes::from_static(b"\x03{\"code\":null,\"signal\":9,\"reason\":\"timed_out\",\"state\":\"failed\"}");
-        let FromServer::Command(CommandEvent::Exited(exit)) = decode(frame).unwrap() else { panic!("not exit") };
+        let frame = Bytes::from_static(
+            b"\x03{\"code\":null,\"signal\":9,\"reason\":\"timed_out\",\"state\":\"failed\"}",
+        );
+        let FromServer::Command(CommandEvent::Exited(exit)) = decode(frame).unwrap() else {
+            panic!("not exit")
+        };
         assert_eq!(exit.kind, ExitKind::Signal(9));
     }
 
     #[test]
     fn damaged_frames_are_errors_not_panics() {
-        for bad in [&b""[..], b"\x01", b"\x01\0\0\0\0\0\0\0\x05", b"\x01\0\0\0\0\0\0\0\x05\x09x", b"\x02\0", b"\x03{"] {
+        for bad in [
+            &b""[..],
+            b"\x01",
+            b"\x01\0\0\0\0\0\0\0\x05",
+            b"\x01\0\0\0\0\0\0\0\x05\x09x",
+            b"\x02\0",
+            b"\x03{",
+        ] {
             assert_eq!(decode(Bytes::copy_from_slice(bad)).unwrap_err().kind(), ErrorKind::Unexpected);
         }
         assert!(matches!(decode(Bytes::from_static(b"\xff what?")).unwrap(), FromServer::Other));

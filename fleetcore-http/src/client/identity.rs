@@ -52,7 +52,12 @@ impl Client {
     ///
     /// # Errors
     /// `PermissionDenied` for a scope the caller lacks.
-    pub async fn create_token(&self, name: &str, scopes: &[Scope], expires_in_s: Option<u64>) -> Result<NewToken> {
+    pub async fn create_token(
+        &self,
+        name: &str,
+        scopes: &[Scope],
+        expires_in_s: Option<u64>,
+    ) -> Result<NewToken> {
         let body = json!({ "name": name, "scopes": scopes, "expires_in_s": expires_in_s });
         self.post("client.create_token", &["api", "v1", "tokens"], &body).await
     }
@@ -62,7 +67,8 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn delete_token(&self, id: &str) -> Result<()> {
-        self.no_answer("client.delete_token", self.request(Method::DELETE, &["api", "v1", "tokens", id])).await
+        self.no_answer("client.delete_token", self.request(Method::DELETE, &["api", "v1", "tokens", id]))
+            .await
     }
 
     /// All users by name.
@@ -107,14 +113,20 @@ impl Client {
     /// # Errors
     /// `NotFound`; `InvalidState` for the last enabled admin.
     pub async fn delete_user(&self, name: &str) -> Result<()> {
-        self.no_answer("client.delete_user", self.request(Method::DELETE, &["api", "v1", "users", name])).await
+        self.no_answer("client.delete_user", self.request(Method::DELETE, &["api", "v1", "users", name]))
+            .await
     }
 
     /// Lines of the audit log, newest first.
     ///
     /// # Errors
     /// `PermissionDenied`.
-    pub async fn audit(&self, actor: Option<&str>, action: Option<&str>, limit: usize) -> Result<Page<Audit>> {
+    pub async fn audit(
+        &self,
+        actor: Option<&str>,
+        action: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<Audit>> {
         #[derive(serde::Deserialize)]
         struct AuditPage {
             items: Vec<Audit>,

@@ -8,8 +8,8 @@ use std::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use fleetcore::{
-    ByteStream, CommandEvent, CommandId, CommandStream, Error, ErrorKind, ExitStatus, Offset, OutputChunk, Result,
-    SessionId,
+    ByteStream, CommandEvent, CommandId, CommandStream, Error, ErrorKind, ExitStatus, Offset, OutputChunk,
+    Result, SessionId,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use reqwest::{Method, header};
@@ -44,7 +44,10 @@ pub struct OutputStream {
 
 impl std::fmt::Debug for OutputStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OutputStream").field("id", &self.id).field("position", &self.position).finish_non_exhaustive()
+        f.debug_struct("OutputStream")
+            .field("id", &self.id)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +100,8 @@ impl Client {
                 only_output(self.attach_command(id, options).await?.output)
             }
             Transport::EventStream => {
-                let path = vec!["api".into(), "v1".into(), "commands".into(), id.to_string(), "output".into()];
+                let path =
+                    vec!["api".into(), "v1".into(), "commands".into(), id.to_string(), "output".into()];
                 self.output_events(path, from).await?
             }
         };
@@ -143,7 +147,11 @@ impl Client {
         Ok(answer.bytes_stream().map_err(|e| problem::transport(OP, e)).boxed())
     }
 
-    async fn output_events(&self, path: Vec<String>, from: Offset) -> Result<BoxStream<'static, Result<CommandEvent>>> {
+    async fn output_events(
+        &self,
+        path: Vec<String>,
+        from: Offset,
+    ) -> Result<BoxStream<'static, Result<CommandEvent>>> {
         let body = sse_connect(self, &path, Some(from.0), &[]).await?;
         let (events_in, events) = mpsc::channel(64);
         tokio::spawn(drive(self.clone(), path, Place::new(Some(from)), body, events_in));
@@ -160,7 +168,8 @@ pub(super) async fn sse_connect(
 ) -> Result<ByteStream> {
     const OP: &str = "client.events";
     let segments: Vec<&str> = path.iter().map(String::as_str).collect();
-    let mut request = client.request(Method::GET, &segments).query(query).header(header::ACCEPT, "text/event-stream");
+    let mut request =
+        client.request(Method::GET, &segments).query(query).header(header::ACCEPT, "text/event-stream");
     if let Some(from) = from {
         request = request.header("Last-Event-ID", from.to_string());
     }
@@ -247,7 +256,9 @@ fn parse(event: &SseEvent) -> Result<Option<CommandEvent>> {
             let bytes = match (e.text, e.base64) {
                 (Some(text), _) => Bytes::from(text),
                 (None, Some(b64)) => Bytes::from(BASE64_STANDARD.decode(b64).map_err(|err| {
-                    Error::new(ErrorKind::Unexpected, "output is not base64").with_operation(OP).with_source(err)
+                    Error::new(ErrorKind::Unexpected, "output is not base64")
+                        .with_operation(OP)
+                        .with_source(err)
                 })?),
                 (None, None) => Bytes::new(),
             };

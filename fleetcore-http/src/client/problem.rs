@@ -121,9 +121,8 @@ pub(super) fn transport(operation: &'static str, err: reqwest::Error) -> Error {
         (ErrorKind::Unavailable, "the server cannot be reached")
     } else if err.is_builder() {
         (ErrorKind::InvalidInput, "the request is not valid")
-    } else if err.is_decode() && !err.is_body() {
-        (ErrorKind::Unexpected, "the server sent something that is not understood")
     } else {
+        // Also what the HTTP library calls decoding errors: a body that ends too early. JSON is parsed elsewhere.
         (ErrorKind::Unavailable, "the connection to the server broke")
     };
     let temporary = matches!(kind, ErrorKind::Timeout | ErrorKind::Unavailable);
@@ -132,7 +131,8 @@ pub(super) fn transport(operation: &'static str, err: reqwest::Error) -> Error {
         cause = deeper;
     }
     let cause = cause.to_string();
-    let out = Error::new(kind, message).with_operation(operation).with_context("cause", cause).with_source(err);
+    let out =
+        Error::new(kind, message).with_operation(operation).with_context("cause", cause).with_source(err);
     if temporary { out.with_retry(Retry::Temporary { after: None }) } else { out }
 }
 

@@ -112,8 +112,8 @@ impl Place {
                 if end <= at {
                     return (None, None);
                 }
-                let hole = (chunk.offset.0 > at)
-                    .then_some(CommandEvent::Gap { from: Offset(at), to: chunk.offset });
+                let hole =
+                    (chunk.offset.0 > at).then_some(CommandEvent::Gap { from: Offset(at), to: chunk.offset });
                 if let Ok(seen) = usize::try_from(at.saturating_sub(chunk.offset.0)) {
                     chunk.data = chunk.data.slice(seen.min(chunk.data.len())..);
                     chunk.offset = Offset(chunk.offset.0.max(at));

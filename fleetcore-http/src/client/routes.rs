@@ -35,7 +35,8 @@ impl Client {
     /// # Errors
     /// `NotFound` when there is no such target.
     pub async fn load(&self, target: &Target) -> Result<Vec<Load>> {
-        let page: Page<Load> = self.get("client.load", &["api", "v1", "targets", &target.to_string(), "load"], &[]).await?;
+        let page: Page<Load> =
+            self.get("client.load", &["api", "v1", "targets", &target.to_string(), "load"], &[]).await?;
         Ok(page.items)
     }
 

@@ -69,7 +69,8 @@ impl Client {
     /// `InvalidState` when nothing runs.
     pub async fn session_interrupt(&self, id: &SessionId, wait: &SessionWait) -> Result<Turn> {
         let body = json!({ "wait": wait });
-        self.post("client.session_interrupt", &["api", "v1", "sessions", id.as_str(), "interrupt"], &body).await
+        self.post("client.session_interrupt", &["api", "v1", "sessions", id.as_str(), "interrupt"], &body)
+            .await
     }
 
     /// Types keys.

@@ -77,7 +77,9 @@ mod tests {
 
     #[test]
     fn any_cut_gives_the_same_events() {
-        let text = ": keep-alive\n\nid: 5\nevent: output\ndata: {\"a\":1}\ndata: x\n\nevent:state\r\ndata:ü\r\n\r\n".as_bytes();
+        let text =
+            ": keep-alive\n\nid: 5\nevent: output\ndata: {\"a\":1}\ndata: x\n\nevent:state\r\ndata:ü\r\n\r\n"
+                .as_bytes();
         let want = [("output", "{\"a\":1}\nx"), ("state", "ü")];
         for cut in 1..text.len() {
             let mut decoder = Decoder::default();

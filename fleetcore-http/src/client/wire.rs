@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 
 use fleetcore::{
-    Channel, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, ExecCapabilities, ExitKind,
-    ExitStatus, FileInfo, FileKind, HandedBack, Io, Labels, MachineState, Overflow, Program, PtySize, Result, Role,
-    Scope, SessionInfo, Target as TargetName, UserRecord,
+    Channel, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, ExecCapabilities,
+    ExitKind, ExitStatus, FileInfo, FileKind, HandedBack, Io, Labels, MachineState, Overflow, Program,
+    PtySize, Result, Role, Scope, SessionInfo, Target as TargetName, UserRecord,
 };
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -373,7 +373,8 @@ impl From<&CommandRecord> for Command {
             Program::Shell(script) => (None, Some(script.clone())),
             _ => (None, None),
         };
-        let duration_ms = r.started_at.zip(r.ended_at).map(|(from, to)| to.duration_since(from).as_secs_f64() * 1e3);
+        let duration_ms =
+            r.started_at.zip(r.ended_at).map(|(from, to)| to.duration_since(from).as_secs_f64() * 1e3);
         Self {
             id: r.id.to_string(),
             target: r.target.to_string(),
@@ -761,12 +762,14 @@ impl From<&Turn> for fleetcore::TurnStatus {
     fn from(t: &Turn) -> Self {
         match t.status {
             TurnState::Completed => Self::Completed { exit_code: t.exit_code },
-            TurnState::SessionEnded => Self::SessionEnded(ExitStatus::new(
-                t.exit_code.map_or(ExitKind::Unknown, ExitKind::Code),
-            )),
+            TurnState::SessionEnded => {
+                Self::SessionEnded(ExitStatus::new(t.exit_code.map_or(ExitKind::Unknown, ExitKind::Code)))
+            }
             TurnState::Running => Self::Running(match t.handed_back {
                 Some(TurnHandedBack::Quiet) => HandedBack::Quiet,
-                Some(TurnHandedBack::Expected) => HandedBack::Expected { index: t.expected_index.unwrap_or(0) },
+                Some(TurnHandedBack::Expected) => {
+                    HandedBack::Expected { index: t.expected_index.unwrap_or(0) }
+                }
                 _ => HandedBack::SoftTimeout,
             }),
         }
