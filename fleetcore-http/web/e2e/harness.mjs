@@ -19,9 +19,12 @@ export function missing() {
   return undefined;
 }
 
+/** More arguments for `serve`, e.g. `--ui-dir dist`. */
+const more = (process.env.FLEETCORE_ARGS ?? '').split(' ').filter(Boolean);
+
 /** Starts `serve` on `port` (0: any) and resolves with its address once it tells it. */
 export async function startServer(dataDir, port = 0) {
-  const child = spawn(server, ['serve', '--listen', `127.0.0.1:${port}`, '--data-dir', dataDir], {
+  const child = spawn(server, ['serve', '--listen', `127.0.0.1:${port}`, '--data-dir', dataDir, ...more], {
     env: { ...process.env, FLEETCORE_ADMIN_PASSWORD: PASSWORD },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

@@ -337,7 +337,7 @@ describe('tokens', () => {
     assert.equal(await page.getByText(/^fct_/).count(), 0);
     await page.getByRole('button', { name: 'Revoke e2e' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'Revoke' }).click();
-    await page.getByText('No tokens yet').waitFor();
+    await page.getByRole('button', { name: 'Revoke e2e' }).waitFor({ state: 'detached' });
     assert.equal(await status(), 401);
   });
 });

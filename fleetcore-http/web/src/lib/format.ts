@@ -51,7 +51,7 @@ const REASONS: Record<string, string> = {
   lease_expired: 'lease expired',
 };
 
-export function exitText(exit: Exit | null | undefined): string {
+export function exitText(exit: Partial<Exit> | null | undefined): string {
   if (!exit) return '–';
   const parts: string[] = [];
   if (exit.code !== null && exit.code !== undefined) parts.push(String(exit.code));

@@ -1,7 +1,7 @@
 import { SvelteMap } from 'svelte/reactivity';
 import * as api from './api/endpoints';
 import { openEvents, type SseEvent } from './api/sse';
-import type { Command, Load, Session, Target } from './api/types';
+import type { Command, Load, LoadEvent, Session, SessionClosed, Target } from './api/types';
 
 /** Five minutes at two seconds, as the server keeps. */
 const LOAD_POINTS = 150;
@@ -57,7 +57,7 @@ function replace<T>(map: SvelteMap<string, T>, items: T[], key: (item: T) => str
 function onEvent({ event, data }: SseEvent): void {
   const body: unknown = JSON.parse(data);
   if (event === 'load') {
-    const { target, load } = body as { target: string; load: Load };
+    const { target, load } = body as LoadEvent;
     loads.set(target, [...(loads.get(target) ?? []), load].slice(-LOAD_POINTS));
     const known = targets.get(target);
     if (known) targets.set(target, { ...known, load });
@@ -69,7 +69,7 @@ function onEvent({ event, data }: SseEvent): void {
     if (session.ended) sessions.delete(session.id);
     else sessions.set(session.id, session);
   } else if (event === 'session_closed') {
-    const { id } = body as { id: string };
+    const { id } = body as SessionClosed;
     newer.add(id);
     sessions.delete(id);
   } else if (event === 'lagged') {

@@ -11,6 +11,8 @@ let active = $state<string | undefined>(load<string | undefined>('tab', undefine
 /** Sessions whose screen was built here: it stays until closed, whatever becomes of them. */
 let kept = $state<Record<string, Session>>({});
 
+const isEnded = (id: string): boolean => kept[id]?.ended != null || (live.loaded && !live.sessions.has(id));
+
 function save(): void {
   store('tabs', order);
   store('tab', active ?? null);
@@ -27,7 +29,7 @@ function remove(id: string): void {
 export const tabs = {
   /** Tabs to show: what was opened here and still is, or just ended. */
   get list(): Session[] {
-    return order.flatMap((id) => live.sessions.get(id) ?? kept[id] ?? []);
+    return order.flatMap((id) => (isEnded(id) ? kept[id] : live.sessions.get(id)) ?? []);
   },
   /** Live sessions of the server that have no tab here. */
   get others(): Session[] {
@@ -67,10 +69,10 @@ export const tabs = {
     kept[session.id] = session;
   },
   markEnded(session: Session): void {
-    kept[session.id] = session;
+    kept[session.id] = { ...session, busy: false, ended: session.ended ?? { leaked: false } };
     live.sessions.delete(session.id);
   },
-  isEnded: (id: string): boolean => live.loaded && !live.sessions.has(id),
+  isEnded,
   move(id: string, by: number): void {
     const from = order.indexOf(id);
     const to = from + by;

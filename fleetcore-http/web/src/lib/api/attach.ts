@@ -1,15 +1,14 @@
 /** Frames of the WebSocket subprotocol `fleetcore.v1`: one byte kind, then the payload. */
-import type { AttachState, Exit, Problem, SignalName } from './types';
+import type { AttachState, Channel, ExitEvent, Problem, SignalName } from './types';
 
 export const SUBPROTOCOL = 'fleetcore.v1';
 
-export type Channel = 'stdout' | 'stderr' | 'pty' | 'log';
 const CHANNELS: readonly Channel[] = ['stdout', 'stderr', 'pty', 'log'];
 
 export type ServerFrame =
   | { kind: 'output'; offset: number; channel: Channel; bytes: Uint8Array }
   | { kind: 'gap'; from: number; to: number }
-  | { kind: 'exit'; exit: Exit }
+  | { kind: 'exit'; exit: ExitEvent }
   | { kind: 'state'; state: AttachState }
   | { kind: 'pong'; payload: Uint8Array }
   | { kind: 'error'; problem: Problem };
@@ -48,7 +47,7 @@ export function decodeFrame(buffer: ArrayBuffer): ServerFrame | undefined {
       need(view, 17, 'gap');
       return { kind: 'gap', from: u64(view, 1), to: u64(view, 9) };
     case 0x03:
-      return { kind: 'exit', exit: json<Exit>(rest, 'exit') };
+      return { kind: 'exit', exit: json<ExitEvent>(rest, 'exit') };
     case 0x04:
       return { kind: 'state', state: json<AttachState>(rest, 'state') };
     case 0x05:

@@ -1,9 +1,9 @@
 import { backoffMs } from '../backoff';
 import {
-  decodeFrame, encodeAck, encodeInput, encodePing, encodeResize, FrameError, SUBPROTOCOL, type Channel, type ServerFrame,
+  decodeFrame, encodeAck, encodeInput, encodePing, encodeResize, FrameError, SUBPROTOCOL, type ServerFrame,
 } from './attach';
 import { withQuery } from './client';
-import type { AttachState, Exit, Problem } from './types';
+import type { AttachState, Channel, ExitEvent, Problem } from './types';
 
 export type Status =
   | { kind: 'connecting' }
@@ -19,7 +19,7 @@ export interface AttachmentOptions {
   /** `end` is the offset after `bytes`; pass it to `consumed` once they are drawn. */
   onOutput(bytes: Uint8Array, channel: Channel, end: number): void;
   onGap(from: number, to: number): void;
-  onExit(exit: Exit): void;
+  onExit(exit: ExitEvent): void;
   onState(state: AttachState): void;
   onError(problem: Problem): void;
   onStatus(status: Status): void;

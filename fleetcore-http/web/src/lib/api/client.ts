@@ -1,12 +1,15 @@
 import type { Problem } from './types';
 
+/** A problem document, or as much of one as is known. */
+export type Known = Pick<Problem, 'title' | 'status' | 'code'> & Partial<Problem>;
+
 /** A refused or failed request; `code` is the stable code of the problem document. */
 export class ApiError extends Error {
   readonly status: number;
   readonly code: string;
-  readonly problem: Problem;
+  readonly problem: Known;
 
-  constructor(problem: Problem) {
+  constructor(problem: Known) {
     super(problem.detail || problem.title);
     this.name = 'ApiError';
     this.status = problem.status;
@@ -50,14 +53,14 @@ export function withQuery(path: string, query: Query = {}): string {
 
 /** Turns a failed response into an `ApiError`, whatever its body is. */
 export async function problemOf(response: Response): Promise<ApiError> {
-  const fallback: Problem = {
+  const fallback: Known = {
     title: response.statusText || `HTTP ${response.status}`,
     status: response.status,
     code: 'unknown',
   };
   try {
     if (/json/.test(response.headers.get('content-type') ?? '')) {
-      return new ApiError({ ...fallback, ...((await response.json()) as Partial<Problem>) });
+      return new ApiError({ ...fallback, ...((await response.json()) as Partial<Known>) });
     }
     const text = (await response.text()).trim();
     return new ApiError(text && text.length < 400 ? { ...fallback, detail: text } : fallback);

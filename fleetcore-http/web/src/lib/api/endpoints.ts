@@ -1,6 +1,6 @@
 import { del, get, post, send, withQuery, type Query } from './client';
 import type {
-  AuditEntry, Command, CommandSpec, FileInfo, Identity, Info, Load, Page, Scope, Session, SessionSpec,
+  AuditEntry, Command, CommandSpec, FileInfo, Identity, Info, Items, Load, NewToken, Page, Scope, Session, SessionSpec,
   SignalName, Target, Token,
 } from './types';
 
@@ -19,8 +19,8 @@ export const logout = () => post(`${V1}/logout`);
 export const changePassword = (old: string, next: string) =>
   post(`${V1}/me/password`, { old, new: next });
 
-export const targets = () => get<Page<Target>>(`${V1}/targets`);
-export const targetLoad = (name: string) => get<Page<Load>>(`${target(name)}/load`);
+export const targets = () => get<Items<Target>>(`${V1}/targets`);
+export const targetLoad = (name: string) => get<Items<Load>>(`${target(name)}/load`);
 
 export const createCommand = (spec: CommandSpec) => post<Command>(`${V1}/commands`, spec);
 export const commands = (query: Query, signal?: AbortSignal) =>
@@ -32,7 +32,7 @@ export const commandAttachPath = (id: string) => `${command(id)}/attach`;
 export const commandOutputUrl = (id: string) => `${command(id)}/output?follow=false`;
 export const commandCastUrl = (id: string) => `${command(id)}/output.cast`;
 
-export const sessions = () => get<Page<Session>>(`${V1}/sessions`);
+export const sessions = () => get<Items<Session>>(`${V1}/sessions`);
 export const createSession = (spec: SessionSpec) => post<Session>(`${V1}/sessions`, spec);
 export const getSession = (id: string) => get<Session>(session(id));
 export const closeSession = (id: string) => del<Session>(session(id));
@@ -40,7 +40,7 @@ export const sessionAttachPath = (id: string) => `${session(id)}/attach`;
 
 export const fileUrl = (name: string, path: string) => withQuery(`${target(name)}/files`, { path });
 export const listFiles = (name: string, path: string, signal?: AbortSignal) =>
-  get<Page<FileInfo>>(`${target(name)}/files/list`, { path }, signal);
+  get<Items<FileInfo>>(`${target(name)}/files/list`, { path }, signal);
 export const makeDir = (name: string, path: string) => post(`${target(name)}/files/mkdir`, { path });
 export const renameFile = (name: string, from: string, to: string) =>
   post(`${target(name)}/files/rename`, { from, to });
@@ -48,11 +48,11 @@ export const removeFile = (name: string, path: string, recursive: boolean) =>
   del(withQuery(`${target(name)}/files`, { path, recursive }));
 export const tarUrl = (name: string, path: string) => withQuery(`${target(name)}/files/tar`, { path });
 
-export const tokens = () => get<Page<Token>>(`${V1}/tokens`);
+export const tokens = () => get<Items<Token>>(`${V1}/tokens`);
 export const createToken = (name: string, scopes: Scope[], expires_in_s: number | null) =>
-  post<Token & { secret: string }>(`${V1}/tokens`, { name, scopes, expires_in_s });
+  post<NewToken>(`${V1}/tokens`, { name, scopes, expires_in_s });
 export const revokeToken = (id: string) => del(`${V1}/tokens/${seg(id)}`);
 
-export const audit = (query: Query) => get<Page<AuditEntry, number>>(`${V1}/audit`, query);
+export const audit = (query: Query) => get<Page<AuditEntry>>(`${V1}/audit`, query);
 
 export const castText = async (id: string): Promise<string> => (await send(commandCastUrl(id))).text();
