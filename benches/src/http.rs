@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body, Incoming},
+    body::Incoming,
     client::conn::http1::{Builder, SendRequest},
     header,
 };
@@ -85,12 +85,12 @@ impl Http {
         let response = self.send(Method::GET, path, &[("accept", accept)], Bytes::new()).await;
         assert_eq!(response.status(), StatusCode::OK, "{path}");
         let mut body = response.into_body();
+        // A connection that breaks off in the middle is an error here, not an end.
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame.expect("the stream is whole").into_data() {
                 scan.take(&data);
             }
         }
-        assert!(body.is_end_stream());
     }
 }
 
