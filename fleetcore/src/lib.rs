@@ -4,6 +4,9 @@ pub mod backends;
 pub mod blocking;
 mod error;
 mod fleet;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod id;
 mod journal;
 pub mod layers;

@@ -3,6 +3,8 @@
 //! Read are the paths that begin with `crate::` (anywhere in a file, `use` lines included) and the external crates of
 //! `use` lines. Names that the crate root re-exports count as use of the module they come from. Test modules are free.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,

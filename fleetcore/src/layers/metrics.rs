@@ -121,3 +121,109 @@ impl Around for Counted {
         streams::keep_with_process(process, Alive::new())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ::metrics::{
+        Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
+        SharedString, with_local_recorder,
+    };
+    use parking_lot::Mutex;
+
+    use super::{super::fake, *};
+    use crate::{CommandId, CommandSpec, Error, ErrorKind};
+
+    /// Adds everything up: counts, the value of a gauge, the number of samples.
+    #[derive(Clone, Debug, Default)]
+    struct Sums(Arc<Mutex<BTreeMap<String, f64>>>);
+
+    struct Cell(Sums, String);
+
+    impl Cell {
+        fn add(&self, value: f64) {
+            *self.0.0.lock().entry(self.1.clone()).or_default() += value;
+        }
+    }
+
+    impl CounterFn for Cell {
+        fn increment(&self, value: u64) {
+            self.add(value as f64);
+        }
+        fn absolute(&self, _: u64) {}
+    }
+
+    impl GaugeFn for Cell {
+        fn increment(&self, value: f64) {
+            self.add(value);
+        }
+        fn decrement(&self, value: f64) {
+            self.add(-value);
+        }
+        fn set(&self, _: f64) {}
+    }
+
+    impl HistogramFn for Cell {
+        fn record(&self, _: f64) {
+            self.add(1.0);
+        }
+    }
+
+    impl Sums {
+        fn cell(&self, key: &Key) -> Arc<Cell> {
+            let labels: Vec<_> = key.labels().map(|l| format!("{}={}", l.key(), l.value())).collect();
+            Arc::new(Cell(self.clone(), format!("{} {}", key.name(), labels.join(" ")).trim_end().to_owned()))
+        }
+    }
+
+    impl Recorder for Sums {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::from_arc(self.cell(key))
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(self.cell(key))
+        }
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::from_arc(self.cell(key))
+        }
+    }
+
+    #[test]
+    fn operations_and_processes_are_counted() {
+        let sums = Sums::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        with_local_recorder(&sums, || {
+            runtime.block_on(async {
+                let denied = Error::new(ErrorKind::PermissionDenied, "no");
+                let (executor, fake) = fake::executor(&MetricsLayer::new(), fake::Fake::failing([denied]));
+                let cx = OpContext::default();
+                executor.ping(&cx).await.unwrap_err();
+                executor.ping(&cx).await.unwrap();
+                let spec = CommandSpec::argv(["true"]);
+                let process = executor.spawn(&cx, CommandId::generate(), &spec).await.unwrap();
+                assert_eq!(sums.0.lock()[RUNNING], 1.0);
+                fake.end.send_replace(true);
+                let RawProcess { output, exit, control, .. } = process;
+                assert_eq!(output.count().await, 3);
+                exit.await.unwrap();
+                drop(control);
+            });
+        });
+        let sums = sums.0.lock();
+        for (name, value) in [
+            ("fleetcore_operations_total operation=machine.ping outcome=permission_denied", 1.0),
+            ("fleetcore_operations_total operation=machine.ping outcome=ok", 1.0),
+            ("fleetcore_operation_duration_seconds operation=machine.ping", 2.0),
+            ("fleetcore_commands_running", 0.0),
+            ("fleetcore_commands_ended_total exit=success", 1.0),
+            ("fleetcore_command_duration_seconds", 1.0),
+            ("fleetcore_command_output_bytes_total", 15.0),
+        ] {
+            assert_eq!(sums.get(name), Some(&value), "{name} in {sums:?}");
+        }
+    }
+}

@@ -3,4 +3,7 @@
 pub(crate) mod files;
 pub(crate) mod quote;
 mod script;
+#[cfg(not(fuzzing))]
 mod tar_guard;
+#[cfg(fuzzing)]
+pub(crate) mod tar_guard;

@@ -319,6 +319,21 @@ fn stays_inside(depth: usize, target: &[u8]) -> bool {
     true
 }
 
+/// Feeds `data` in pieces as `cut` says. What passes must be the input itself, and the pieces must not matter.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(cut: usize, data: &[u8]) {
+    let run = |size: usize| {
+        let mut guard = TarGuard::default();
+        let mut good = Vec::new();
+        for piece in data.chunks(size.max(1)) {
+            good.extend_from_slice(&guard.check(Bytes::copy_from_slice(piece)).map_err(|e| e.kind())?);
+        }
+        good.extend_from_slice(&guard.finish().map_err(|e| e.kind())?);
+        Ok::<_, crate::ErrorKind>(good)
+    };
+    assert_eq!(run(cut), run(data.len()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

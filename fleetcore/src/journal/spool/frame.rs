@@ -122,6 +122,14 @@ pub(super) fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize>
     Ok(done)
 }
 
+/// Whatever decodes is what would have been written.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Some(header) = Header::decode(data) {
+        assert_eq!(data.get(..HEADER), Some(header.encode().as_slice()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
