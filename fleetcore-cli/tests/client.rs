@@ -27,7 +27,9 @@ use tokio::{
 
 fn client_of(home: &Home, url: &str) -> Client {
     let token = std::fs::read_to_string(home.data_dir().join("local-token")).unwrap();
-    let policy = ReconnectPolicy::default().with_pauses(Duration::from_millis(1), Duration::from_millis(20));
+    let policy = ReconnectPolicy::default()
+        .with_pauses(Duration::from_millis(1), Duration::from_millis(20))
+        .with_give_up_after(Duration::from_secs(20));
     Client::builder(url).with_credentials(Credentials::token(token)).with_reconnect(policy).build().unwrap()
 }
 
@@ -42,7 +44,7 @@ async fn breaking_proxy(to: String, limit: usize) -> (String, Arc<AtomicUsize>) 
             let (mut client, _) = listener.accept().await.unwrap();
             let (to, counted) = (to.clone(), counted.clone());
             tokio::spawn(async move {
-                let mut server = TcpStream::connect(to.trim_start_matches("http://")).await.unwrap();
+                let Ok(mut server) = TcpStream::connect(to.trim_start_matches("http://")).await else { return };
                 let (mut from_client, mut to_client) = client.split();
                 let (mut from_server, mut to_server) = server.split();
                 let up = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };

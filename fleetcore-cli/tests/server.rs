@@ -60,7 +60,8 @@ fn detached_commands_are_watched_and_ended() {
     assert_eq!(home.run(&["attach", &id]).code, 128 + 15);
     assert_eq!(home.run(&["ps", "-q"]).ok().out, "");
     assert_eq!(home.run(&["ps", "-q", "-s", "cancelled"]).ok().out.trim(), id);
-    assert_eq!(home.run(&["kill", &id]).code, 73, "it has ended");
+    home.run(&["kill", &id]).ok();
+    assert_eq!(home.run(&["kill", "-s", "INT", &id]).code, 73, "it has ended");
 
     let id =
         home.run(&["run", "-d", "local", "-c", "trap 'exit 9' USR1; echo up; while :; do sleep 0.05; done"]);
