@@ -27,6 +27,6 @@ fc run local --timeout 200ms -- sleep 1000 || code=$?
 echo "exit code $code"
 
 # Files, and output for programs.
-fc run local -- hostname >"$work/name"
+"$fleetcore" --local run local -- hostname >"$work/name"
 fc cp "$work/name" "local:$work/copy"
 fc --output json ls "local:$work"
