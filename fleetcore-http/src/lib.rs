@@ -10,7 +10,7 @@
 //! use fleetcore_http::{Server, ServerConfig, Stores};
 //! use tokio_util::sync::CancellationToken;
 //!
-//! # let store: Arc<fleetcore::store::memory::MemoryStore> = todo!();
+//! let store = Arc::new(fleetcore::store::memory::MemoryStore::new());
 //! let fleet = Fleet::builder().with_store(store.clone()).build();
 //! let server = Server::bind(ServerConfig::default(), fleet, Stores::new(store)).await?;
 //! println!("http://{}", server.local_addr());

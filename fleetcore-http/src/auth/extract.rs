@@ -143,7 +143,14 @@ macro_rules! scoped {
     ($(#[$meta:meta])* $type:ident, $scope:ident) => {
         $(#[$meta])*
         #[derive(Clone, Debug)]
-        pub(crate) struct $type(#[allow(dead_code, reason = "not every scope's handlers need the name")] pub(crate) Actor);
+        pub(crate) struct $type(pub(crate) Actor);
+
+        impl std::ops::Deref for $type {
+            type Target = Actor;
+            fn deref(&self) -> &Actor {
+                &self.0
+            }
+        }
 
         impl FromRequestParts<App> for $type {
             type Rejection = Problem;

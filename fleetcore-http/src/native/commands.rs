@@ -302,7 +302,7 @@ pub(super) async fn list_commands(
 #[into_params(parameter_in = Query)]
 pub(super) struct GetQuery {
     /// Answer when the command has ended, or after this long.
-    #[param(nullable = false)]
+    #[param(nullable = false, maximum = 31_622_400_000_u64)]
     wait_ms: Option<u64>,
 }
 

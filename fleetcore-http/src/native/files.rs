@@ -30,7 +30,7 @@ use crate::{
 #[into_params(parameter_in = Query)]
 pub(super) struct PathQuery {
     /// Absolute, or relative to the home directory.
-    #[param(example = "/tmp")]
+    #[param(example = "/tmp", min_length = 1)]
     path: String,
 }
 
@@ -46,6 +46,14 @@ fn checked<'a>(field: &'static str, path: &'a str) -> Result<&'a str, Problem> {
     Ok(path)
 }
 
+/// A stream that has begun well: an error that shows at once can still be told with a status of its own.
+async fn begun(mut data: ByteStream) -> Result<Body, Problem> {
+    Ok(match data.next().await.transpose()? {
+        Some(first) => Body::from_stream(stream::once(async move { Ok(first) }).chain(data)),
+        None => Body::empty(),
+    })
+}
+
 /// Changes whenever the contents do: size and time of the last change, to the nanosecond.
 fn etag(info: &CoreFileInfo) -> Option<String> {
     let at = info.modified_at?;
@@ -59,7 +67,7 @@ fn http_date(at: Timestamp) -> String {
 
 /// The bytes of a file.
 #[utoipa::path(get, path = "/api/v1/targets/{target}/files", tag = "files",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment"), PathQuery,
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"), PathQuery,
         ("Range" = Option<String>, Header, description = "`bytes=a-b`, `bytes=a-` or `bytes=-n`", nullable = false)),
     responses(
         (status = 200, description = "All of it", body = Vec<u8>, content_type = "application/octet-stream"),
@@ -97,7 +105,7 @@ pub(super) async fn read_file(
             Wanted::Part(part) if sized => {
                 let len = part.end - part.start;
                 let data = files.read_stream(path, part.start, Some(len)).await?;
-                let mut response = Body::from_stream(data).into_response();
+                let mut response = begun(data).await?.into_response();
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 let range = format!("bytes {}-{}/{}", part.start, part.end - 1, info.size);
                 set(&mut response, header::CONTENT_RANGE, &range);
@@ -106,7 +114,7 @@ pub(super) async fn read_file(
             }
             _ => {
                 let data = files.read_stream(path, 0, sized.then_some(info.size)).await?;
-                let mut response = Body::from_stream(data).into_response();
+                let mut response = begun(data).await?.into_response();
                 if sized {
                     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(info.size));
                 }
@@ -137,6 +145,7 @@ fn set(response: &mut Response, name: header::HeaderName, value: &str) {
 #[into_params(parameter_in = Query)]
 pub(super) struct WriteQuery {
     /// Absolute, or relative to the home directory.
+    #[param(min_length = 1)]
     path: String,
     /// Permission bits of a new file, octal. Default: what the target's umask allows.
     #[serde(default)]
@@ -215,7 +224,7 @@ fn check_length(headers: &HeaderMap, limit: u64) -> Result<(), Problem> {
 /// Writes a file from the body.
 #[utoipa::path(put, path = "/api/v1/targets/{target}/files", tag = "files",
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment"), WriteQuery),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"), WriteQuery),
     responses((status = 200, description = "It was there before", body = FileInfo),
         (status = 201, description = "It is new", body = FileInfo)))]
 pub(super) async fn write_file(
@@ -262,6 +271,7 @@ const SMALL_BYTES: u64 = 256 << 10;
 #[into_params(parameter_in = Query)]
 pub(super) struct RemoveQuery {
     /// Absolute, or relative to the home directory.
+    #[param(min_length = 1)]
     path: String,
     /// With everything in it.
     #[serde(default)]
@@ -271,7 +281,7 @@ pub(super) struct RemoveQuery {
 
 /// Removes a file or directory.
 #[utoipa::path(delete, path = "/api/v1/targets/{target}/files", tag = "files",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment"), RemoveQuery),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"), RemoveQuery),
     responses((status = 204, description = "It is gone")))]
 pub(super) async fn remove_file(
     CanFiles(actor): CanFiles,
@@ -288,7 +298,7 @@ pub(super) async fn remove_file(
 
 /// What a path is; links are followed.
 #[utoipa::path(get, path = "/api/v1/targets/{target}/files/stat", tag = "files",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment"), PathQuery),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"), PathQuery),
     responses((status = 200, description = "This", body = FileInfo)))]
 pub(super) async fn stat_file(
     CanFiles(actor): CanFiles,
@@ -302,7 +312,7 @@ pub(super) async fn stat_file(
 
 /// Entries of a directory, by name.
 #[utoipa::path(get, path = "/api/v1/targets/{target}/files/list", tag = "files",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment"), PathQuery),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"), PathQuery),
     responses((status = 200, description = "All of them", body = Items<FileInfo>)))]
 pub(super) async fn list_files(
     CanFiles(actor): CanFiles,
@@ -317,7 +327,7 @@ pub(super) async fn list_files(
 
 /// Makes a directory and those above it.
 #[utoipa::path(post, path = "/api/v1/targets/{target}/files/mkdir", tag = "files", request_body = MakeDir,
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment")),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$")),
     responses((status = 204, description = "It is there")))]
 pub(super) async fn make_dir(
     CanFiles(actor): CanFiles,
@@ -334,7 +344,7 @@ pub(super) async fn make_dir(
 
 /// Renames a file or directory; an existing file is replaced.
 #[utoipa::path(post, path = "/api/v1/targets/{target}/files/rename", tag = "files", request_body = Rename,
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment")),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$")),
     responses((status = 204, description = "Done")))]
 pub(super) async fn rename_file(
     CanFiles(actor): CanFiles,
@@ -351,7 +361,7 @@ pub(super) async fn rename_file(
 
 /// A file or directory tree as tar.
 #[utoipa::path(get, path = "/api/v1/targets/{target}/files/tar", tag = "files",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment"), PathQuery),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"), PathQuery),
     responses((status = 200, description = "The archive", body = Vec<u8>, content_type = "application/x-tar")))]
 pub(super) async fn read_tar(
     CanFiles(actor): CanFiles,
@@ -363,7 +373,7 @@ pub(super) async fn read_tar(
     let files = files(&app, &actor, &target).await?;
     files.stat(path).await?;
     let data = files.read_tar(path).await?;
-    let mut response = Body::from_stream(data).into_response();
+    let mut response = begun(data).await?.into_response();
     set(&mut response, header::CONTENT_TYPE, "application/x-tar");
     Ok(response)
 }
@@ -371,7 +381,7 @@ pub(super) async fn read_tar(
 /// Unpacks a tar stream into a directory.
 #[utoipa::path(put, path = "/api/v1/targets/{target}/files/tar", tag = "files",
     request_body(content = Vec<u8>, content_type = "application/x-tar"),
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment"), PathQuery),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$"), PathQuery),
     responses((status = 200, description = "Unpacked", body = Unpacked)))]
 pub(super) async fn write_tar(
     CanFiles(actor): CanFiles,

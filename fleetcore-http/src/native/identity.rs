@@ -296,7 +296,7 @@ fn last_admin() -> Error {
 
 /// Changes a user.
 #[utoipa::path(patch, path = "/api/v1/users/{name}", tag = "identity", request_body = ChangeUser,
-    params(("name" = String, Path, description = "Login name")),
+    params(("name" = String, Path, description = "Login name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 200, description = "Changed", body = User)))]
 pub(super) async fn change_user(
     _: CanAdmin,
@@ -338,7 +338,7 @@ pub(super) async fn change_user(
 
 /// Removes a user and its tokens.
 #[utoipa::path(delete, path = "/api/v1/users/{name}", tag = "identity",
-    params(("name" = String, Path, description = "Login name")),
+    params(("name" = String, Path, description = "Login name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 204, description = "It is gone")))]
 pub(super) async fn remove_user(
     _: CanAdmin,

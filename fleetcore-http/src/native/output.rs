@@ -41,7 +41,8 @@ pub(crate) struct OutputQuery {
     /// First byte wanted. Default 0.
     #[param(nullable = false)]
     from: Option<u64>,
-    /// Bytes only: `false` ends with what is there now, instead of staying until the command ends.
+    /// Bytes only: whether to stay until the end, instead of ending with what is there now. Default: true for
+    /// commands, false for sessions.
     #[param(nullable = false)]
     follow: Option<bool>,
     /// Bytes only: one channel of several. Excludes `Range`.
@@ -215,7 +216,9 @@ async fn as_bytes(
         Wanted::Part(part) => (part.start, Some(part.end), true),
         Wanted::Nothing => return Err(Problem::range_not_satisfiable(end)),
         Wanted::All => {
-            let bounded = settled || query.follow == Some(false);
+            // The end of a session may be days away, so whoever wants to wait for it says so.
+            let follow = query.follow.unwrap_or(matches!(source, Source::Command(_)));
+            let bounded = settled || !follow;
             let from = query.from.unwrap_or(0).min(end);
             (from, bounded.then_some(end), false)
         }

@@ -139,7 +139,7 @@ pub(super) async fn list_sessions(
 
 /// One session.
 #[utoipa::path(get, path = "/api/v1/sessions/{id}", tag = "sessions",
-    params(("id" = String, Path, description = "Its name")),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 200, description = "As of now", body = Session)))]
 pub(super) async fn get_session(
     _: CanRead,
@@ -153,7 +153,7 @@ pub(super) async fn get_session(
 
 /// Closes a session: its shell and everything it started end.
 #[utoipa::path(delete, path = "/api/v1/sessions/{id}", tag = "sessions",
-    params(("id" = String, Path, description = "Its name")),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 200, description = "Its last state", body = Session)))]
 pub(super) async fn close_session(
     _: CanRun,
@@ -203,7 +203,7 @@ async fn turn(
 
 /// Runs a command in the shell. 409 `busy` while one is still running.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/run", tag = "sessions", request_body = RunInSession,
-    params(("id" = String, Path, description = "Its name")),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 200, description = "Where the command stands", body = Turn)))]
 pub(super) async fn run_in_session(
     _: CanRun,
@@ -223,7 +223,7 @@ pub(super) async fn run_in_session(
 
 /// Waits on for the command that is still running.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/resume", tag = "sessions", request_body = WaitOn,
-    params(("id" = String, Path, description = "Its name")),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 200, description = "Where the command stands", body = Turn)))]
 pub(super) async fn resume_session(
     _: CanRun,
@@ -240,7 +240,7 @@ pub(super) async fn resume_session(
 
 /// Types Ctrl-C, then waits. Works while another request waits in `run`.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/interrupt", tag = "sessions", request_body = WaitOn,
-    params(("id" = String, Path, description = "Its name")),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 200, description = "Where the command stands", body = Turn)))]
 pub(super) async fn interrupt_session(
     _: CanRun,
@@ -257,7 +257,7 @@ pub(super) async fn interrupt_session(
 
 /// Types keys into the program in the foreground.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/keys", tag = "sessions", request_body = SendKeys,
-    params(("id" = String, Path, description = "Its name")),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 204, description = "Typed")))]
 pub(super) async fn send_keys(
     _: CanRun,
@@ -274,7 +274,7 @@ pub(super) async fn send_keys(
 
 /// Changes the size of its terminal.
 #[utoipa::path(post, path = "/api/v1/sessions/{id}/resize", tag = "sessions", request_body = Size,
-    params(("id" = String, Path, description = "Its name")),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")),
     responses((status = 204, description = "Changed")))]
 pub(super) async fn resize_session(
     _: CanRun,
@@ -302,7 +302,7 @@ pub(super) struct ScreenQuery {
 
 /// What its terminal shows, as text.
 #[utoipa::path(get, path = "/api/v1/sessions/{id}/screen", tag = "sessions",
-    params(("id" = String, Path, description = "Its name"), ScreenQuery),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"), ScreenQuery),
     responses((status = 200, description = "The screen", body = ScreenText)))]
 pub(super) async fn session_screen(
     _: CanRead,
@@ -320,7 +320,7 @@ pub(super) async fn session_screen(
 
 /// Output of its terminal, as for commands.
 #[utoipa::path(get, path = "/api/v1/sessions/{id}/output", tag = "sessions",
-    params(("id" = String, Path, description = "Its name"), OutputQuery,
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"), OutputQuery,
         ("Range" = Option<String>, Header, description = "`bytes=a-b`, `bytes=a-` or `bytes=-n`", nullable = false),
         ("Last-Event-ID" = Option<String>, Header, description = "Offset to resume events at", nullable = false)),
     responses(
@@ -341,7 +341,7 @@ pub(super) async fn session_output(
 
 /// WebSocket with the subprotocol `fleetcore.v1`, as for commands. Any number of viewers at once.
 #[utoipa::path(get, path = "/api/v1/sessions/{id}/attach", tag = "sessions",
-    params(("id" = String, Path, description = "Its name"), AttachQuery),
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"), AttachQuery),
     responses((status = 101, description = "The connection is a WebSocket now")))]
 pub(super) async fn attach_session(
     CanRead(actor): CanRead,

@@ -48,7 +48,7 @@ pub(super) async fn list_targets(
 
 /// One target.
 #[utoipa::path(get, path = "/api/v1/targets/{target}", tag = "targets",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment: `multipass%2Fdev1`")),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment: `multipass%2Fdev1`", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$")),
     responses((status = 200, description = "As of now", body = Target)))]
 pub(super) async fn get_target(
     CanRead(actor): CanRead,
@@ -67,7 +67,7 @@ pub(super) async fn get_target(
 
 /// How busy a target was in the last five minutes, every two seconds; oldest first. Empty where it is not known.
 #[utoipa::path(get, path = "/api/v1/targets/{target}/load", tag = "targets",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment")),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$")),
     responses((status = 200, description = "What is known", body = Items<Load>)))]
 pub(super) async fn get_load(
     _: CanRead,
@@ -86,7 +86,7 @@ pub(super) async fn get_load(
 
 /// Checks that a target can be reached.
 #[utoipa::path(post, path = "/api/v1/targets/{target}/ping", tag = "targets",
-    params(("target" = String, Path, description = "Its name, percent-encoded as one segment")),
+    params(("target" = String, Path, description = "Its name, percent-encoded as one segment", example = "local", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,2}$")),
     responses((status = 200, description = "It answers", body = Pong)))]
 pub(super) async fn ping_target(
     CanRun(actor): CanRun,

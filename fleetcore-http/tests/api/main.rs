@@ -1,5 +1,13 @@
 //! The server from outside: a real listener, real HTTP and WebSocket clients.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "helpers of tests may panic as tests do"
+)]
+
 mod attach;
 mod auth;
 mod commands;

@@ -108,9 +108,8 @@ async fn raw_nonsense_is_survived() {
         let _ =
             tokio::time::timeout(LIMIT, socket.read_to_end(&mut answer)).await.expect("the server hangs up");
     }
-    let slow = format!(
-        "POST /api/v1/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n{{"
-    );
+    let slow = "POST /api/v1/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+                content-length: 10\r\n\r\n{";
     let mut socket = tokio::net::TcpStream::connect(h.address).await.unwrap();
     socket.write_all(slow.as_bytes()).await.unwrap();
     let mut answer = [0; 12];

@@ -27,10 +27,10 @@ pub(crate) fn millis(field: &'static str, ms: u64) -> Result<Duration> {
 #[serde(deny_unknown_fields)]
 pub struct Size {
     /// Columns.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 65_535)]
     pub cols: u16,
     /// Rows.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 65_535)]
     pub rows: u16,
 }
 
@@ -199,10 +199,10 @@ pub enum Encoding {
 #[serde(default, deny_unknown_fields)]
 pub struct WaitFor {
     /// How long to wait; the answer then says `running`. At most 10 minutes.
-    #[schema(default = 30_000)]
+    #[schema(default = 30_000, maximum = 600_000)]
     pub timeout_ms: u64,
     /// How much output to give back; the first bytes are kept. At most 16 MiB.
-    #[schema(default = 65_536)]
+    #[schema(default = 65_536, maximum = 16_777_216)]
     pub output_bytes: usize,
     /// How to write it.
     pub encoding: Encoding,
@@ -227,6 +227,7 @@ pub struct CreateCommand {
     pub target: String,
     /// Program and arguments; no shell is involved.
     #[serde(default)]
+    #[schema(min_items = 1)]
     pub argv: Option<Vec<String>>,
     /// A script for `/bin/sh -c`.
     #[serde(default)]
@@ -255,12 +256,15 @@ pub struct CreateCommand {
     pub pty: Option<Size>,
     /// End it after this long.
     #[serde(default)]
+    #[schema(maximum = 31_622_400_000_u64)]
     pub timeout_ms: Option<u64>,
     /// Time between the polite signal and KILL. Default 5000.
     #[serde(default)]
+    #[schema(maximum = 31_622_400_000_u64)]
     pub grace_ms: Option<u64>,
     /// How long to wait for output that descendants hold open. Default 200.
     #[serde(default)]
+    #[schema(maximum = 31_622_400_000_u64)]
     pub drain_ms: Option<u64>,
     /// What happens when the replay window is full. Default `drop_oldest`.
     #[serde(default)]

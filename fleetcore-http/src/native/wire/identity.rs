@@ -124,6 +124,7 @@ pub struct CreateToken {
     pub scopes: BTreeSet<Scope>,
     /// How long it works. Default: until it is removed.
     #[serde(default)]
+    #[schema(minimum = 1, maximum = 316_224_000)]
     pub expires_in_s: Option<u64>,
 }
 
@@ -153,6 +154,7 @@ impl From<UserRecord> for User {
 #[serde(deny_unknown_fields)]
 pub struct CreateUser {
     /// Login name.
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")]
     pub name: String,
     /// What the user may do.
     #[schema(value_type = RoleName)]

@@ -73,6 +73,7 @@ impl Session {
 pub struct CreateSession {
     /// Its name. Default: a new one.
     #[serde(default)]
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$")]
     pub id: Option<String>,
     /// Where to open it.
     #[schema(example = "local")]
@@ -164,8 +165,10 @@ impl CreateSession {
 #[serde(default, deny_unknown_fields)]
 pub struct Wait {
     /// Hand back after this long in total.
+    #[schema(maximum = 31_622_400_000_u64)]
     pub soft_timeout_ms: Option<u64>,
     /// Hand back after this long without new output.
+    #[schema(maximum = 31_622_400_000_u64)]
     pub quiet_timeout_ms: Option<u64>,
     /// Hand back when one of these texts appears.
     pub expect: Vec<String>,

@@ -196,6 +196,7 @@ impl From<CoreFileInfo> for FileInfo {
 #[serde(deny_unknown_fields)]
 pub struct MakeDir {
     /// Its path; missing directories above it are made too.
+    #[schema(min_length = 1)]
     pub path: String,
 }
 
@@ -204,8 +205,10 @@ pub struct MakeDir {
 #[serde(deny_unknown_fields)]
 pub struct Rename {
     /// The path now.
+    #[schema(min_length = 1)]
     pub from: String,
     /// The new path; an existing file there is replaced.
+    #[schema(min_length = 1)]
     pub to: String,
 }
 
