@@ -44,7 +44,9 @@ async fn breaking_proxy(to: String, limit: usize) -> (String, Arc<AtomicUsize>) 
             let (mut client, _) = listener.accept().await.unwrap();
             let (to, counted) = (to.clone(), counted.clone());
             tokio::spawn(async move {
-                let Ok(mut server) = TcpStream::connect(to.trim_start_matches("http://")).await else { return };
+                let Ok(mut server) = TcpStream::connect(to.trim_start_matches("http://")).await else {
+                    return;
+                };
                 let (mut from_client, mut to_client) = client.split();
                 let (mut from_server, mut to_server) = server.split();
                 let up = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };

@@ -29,7 +29,9 @@ fn client_of(home: &Home, url: &str) -> Client {
 
 /// A client of a server that may have found the announcement of one that was killed.
 fn connect(home: &Home, url: &str) -> Client {
-    wait_for(|| std::fs::read_to_string(home.data_dir().join("server.json")).is_ok_and(|text| text.contains(url)));
+    wait_for(|| {
+        std::fs::read_to_string(home.data_dir().join("server.json")).is_ok_and(|text| text.contains(url))
+    });
     client_of(home, url)
 }
 
