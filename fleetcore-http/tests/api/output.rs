@@ -150,7 +150,7 @@ async fn every_byte_of_much_output_arrives() {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     while let Some(piece) = live.next().await {
-        hash.update(&piece.unwrap());
+        hash.update(piece.unwrap());
     }
     let mut want = Sha256::new();
     for n in 1..=1_500_000u32 {
