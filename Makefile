@@ -66,5 +66,5 @@ stress: ## The behaviour suite N times: make stress N=20
 	for i in $$(seq 1 $(or $(N),20)); do $(CARGO) test --locked -q -p fleetcore --test behavior || exit 1; done
 
 openapi: ## Write fleetcore-http/openapi.json anew and the front end's types from it
-	FLEETCORE_WRITE_OPENAPI=1 $(CARGO) test --locked -p fleetcore-http openapi
+	FLEETCORE_UPDATE_OPENAPI=1 $(CARGO) test --locked -p fleetcore-http --test api document
 	cd $(WEB) && npm run types

@@ -1,4 +1,5 @@
 //! The program without a server.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

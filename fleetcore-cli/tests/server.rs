@@ -1,4 +1,5 @@
 //! The program against a live `fleetcore serve`.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

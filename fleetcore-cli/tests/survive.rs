@@ -1,4 +1,5 @@
 //! The real server under `kill -9` and under load.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Terminals: the program on a PTY, as a person uses it.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The fleet over the local backend and a SQLite store: what is recorded, what survives, what is refused.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{path::Path, sync::Arc, time::Duration};
 

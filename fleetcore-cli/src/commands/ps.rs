@@ -18,9 +18,11 @@ const SHORT_ID: usize = 12;
 
 /// Lists commands.
 pub(crate) async fn ps(args: Ps, settings: &Settings) -> Outcome {
-    let mut query = CommandQuery::default();
-    query.target = args.target.map(|t| t.to_string());
-    query.states = args.state;
+    let mut query = CommandQuery {
+        target: args.target.map(|t| t.to_string()),
+        states: args.state,
+        ..CommandQuery::default()
+    };
     if query.states.is_empty() && !args.all {
         query.states = vec![CommandState::Queued, CommandState::Running];
     }

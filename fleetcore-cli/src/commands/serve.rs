@@ -41,6 +41,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     };
     let _telemetry = telemetry::init(format, Some(filter))?;
 
+    allow_many_files();
     let store = Arc::new(open_store(&args, settings).await?);
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
     let server = Server::bind(config(&args)?, fleet(store.clone()), Stores::new(store.clone())).await?;
@@ -85,6 +86,17 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     };
     let _ = pruning.await;
     Ok(code)
+}
+
+/// Raises the soft limit of open files to the hard one: a command takes four descriptors, a terminal six, and the
+/// usual soft limit of 1024 is there for programs that use `select(2)`.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Opens the data directory; commands of a server that was killed become `Lost`.

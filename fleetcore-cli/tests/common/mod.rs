@@ -10,24 +10,24 @@ use std::{
 use tempfile::TempDir;
 
 /// A home directory; programs started in it see nothing of the developer's settings.
-pub struct Home {
+pub(crate) struct Home {
     dir: TempDir,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.path(".local/share/fleetcore")
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fleetcore"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.dir.path());
         command.current_dir(self.dir.path()).args(args).stdin(Stdio::null());
@@ -35,12 +35,12 @@ impl Home {
     }
 
     /// Runs to the end.
-    pub fn run(&self, args: &[&str]) -> Done {
+    pub(crate) fn run(&self, args: &[&str]) -> Done {
         Done::of(self.command(args).output().unwrap())
     }
 
     /// Runs with this on stdin.
-    pub fn feed(&self, args: &[&str], input: &[u8]) -> Done {
+    pub(crate) fn feed(&self, args: &[&str], input: &[u8]) -> Done {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -56,16 +56,16 @@ impl Home {
         done
     }
 
-    pub fn serve(&self) -> Server {
+    pub(crate) fn serve(&self) -> Server {
         self.serve_with(&[], &[])
     }
 
     /// Exit code of a server that cannot start.
-    pub fn serve_fails(&self) -> i32 {
+    pub(crate) fn serve_fails(&self) -> i32 {
         self.run(&["serve", "--listen", "127.0.0.1:0"]).code
     }
 
-    pub fn serve_with(&self, args: &[&str], env: &[(&str, &str)]) -> Server {
+    pub(crate) fn serve_with(&self, args: &[&str], env: &[(&str, &str)]) -> Server {
         let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
         command.args(args).envs(env.iter().copied()).stdout(Stdio::piped());
         command.stderr(std::fs::File::create(self.path("serve.log")).unwrap());
@@ -85,11 +85,11 @@ impl Home {
 
 /// How a program ended.
 #[derive(Debug)]
-pub struct Done {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
-    pub raw: Vec<u8>,
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+    pub(crate) raw: Vec<u8>,
 }
 
 impl Done {
@@ -103,38 +103,38 @@ impl Done {
     }
 
     #[track_caller]
-    pub fn ok(self) -> Self {
+    pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self:?}");
         self
     }
 
     #[track_caller]
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
 /// A running server; ends with this value.
-pub struct Server {
-    pub child: Child,
-    pub url: String,
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) url: String,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Server {
     /// The second line of the first start.
-    pub fn password(&mut self) -> String {
+    pub(crate) fn password(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line.trim_end().strip_prefix("admin password: ").unwrap().to_owned()
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         signal_child(&self.child, signal);
     }
 
     /// SIGTERM, then the exit code.
-    pub fn stop(mut self) -> i32 {
+    pub(crate) fn stop(mut self) -> i32 {
         self.signal(rustix::process::Signal::TERM);
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
@@ -147,17 +147,17 @@ impl Drop for Server {
     }
 }
 
-pub fn signal_child(child: &Child, signal: rustix::process::Signal) {
+pub(crate) fn signal_child(child: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
 }
 
 /// Waits until the announcement of the server is there, without guessing how long that takes.
-pub fn announced(home: &Home) {
+pub(crate) fn announced(home: &Home) {
     wait_for(|| home.data_dir().join("server.json").exists());
 }
 
 /// Asks again until it is so; gives up after a minute.
-pub fn wait_for(mut so: impl FnMut() -> bool) {
+pub(crate) fn wait_for(mut so: impl FnMut() -> bool) {
     let started = std::time::Instant::now();
     while !so() {
         assert!(started.elapsed().as_secs() < 60, "it never came to be");
@@ -165,7 +165,7 @@ pub fn wait_for(mut so: impl FnMut() -> bool) {
     }
 }
 
-pub fn mode(path: &Path) -> u32 {
+pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
