@@ -81,6 +81,9 @@ async fn a_shell_in_process() {
     terminal.keys("echo be''gun; sleep 1000\r").await;
     terminal.see("begun").await;
     terminal.keys("\x03").await;
+    // A shell that is being interrupted throws away what is typed meanwhile.
+    terminal.see("^C").await;
+    terminal.see("$ ").await;
     terminal.keys("echo go''on; exit 5\r").await;
     terminal.see("goon").await;
     assert_eq!(terminal.exit_code().await, 5);
