@@ -86,7 +86,7 @@ async fn every_byte_arrives_once_however_often_the_connection_breaks() {
     let want: String = (0..100_000).map(|i| format!("line {i}\n")).collect();
 
     // More than the largest frame, or nothing would ever get through.
-    let (url, breaks) = breaking_proxy(server.url.clone(), 200_000).await;
+    let (url, breaks) = breaking_proxy(server.url.clone(), 400_000).await;
     let broken = client_of(&home, &url);
     for over in [Transport::WebSocket, Transport::EventStream] {
         let before = breaks.load(Ordering::Relaxed);
