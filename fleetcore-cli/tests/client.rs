@@ -79,13 +79,14 @@ async fn every_byte_arrives_once_however_often_the_connection_breaks() {
     let server = home.serve();
     announced(&home);
     let direct = client_of(&home, &server.url);
-    let spec = CommandSpec::shell("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exit 3");
+    let spec = CommandSpec::shell("i=0; while [ $i -lt 100000 ]; do echo line $i; i=$((i+1)); done; exit 3");
     let command =
         direct.create_command(&NewCommand::from_spec(&Target::local(), &spec).unwrap()).await.unwrap();
     let id = command.id.parse().unwrap();
-    let want: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
+    let want: String = (0..100_000).map(|i| format!("line {i}\n")).collect();
 
-    let (url, breaks) = breaking_proxy(server.url.clone(), 50_000).await;
+    // More than the largest frame, or nothing would ever get through.
+    let (url, breaks) = breaking_proxy(server.url.clone(), 400_000).await;
     let broken = client_of(&home, &url);
     for over in [Transport::WebSocket, Transport::EventStream] {
         let before = breaks.load(Ordering::Relaxed);

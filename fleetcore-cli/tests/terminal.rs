@@ -78,9 +78,13 @@ async fn a_shell_in_process() {
     terminal.keys("until [ \"$(stty size)\" = '17 91' ]; do sleep 0.02; done; echo re''sized\r").await;
     terminal.see("resized").await;
     // Keys are the program's: Ctrl-C ends the inner command, not us.
-    terminal.keys("echo be''gun; sleep 1000\r").await;
+    // It says so itself, so it surely is in the foreground when the key comes.
+    terminal.keys("sh -c \"echo be''gun; exec sleep 1000\"\r").await;
     terminal.see("begun").await;
     terminal.keys("\x03").await;
+    // A shell that is being interrupted throws away what is typed meanwhile.
+    terminal.see("^C").await;
+    terminal.see("$ ").await;
     terminal.keys("echo go''on; exit 5\r").await;
     terminal.see("goon").await;
     assert_eq!(terminal.exit_code().await, 5);

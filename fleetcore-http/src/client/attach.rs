@@ -287,6 +287,7 @@ impl Driver {
     async fn run(mut self, mut socket: Socket) {
         let mut backoff = Backoff::new(self.client.reconnect_policy().clone());
         loop {
+            let start = tokio::time::Instant::now();
             let mut last = match self.one_connection(socket, &mut backoff).await {
                 End::Done => return,
                 End::Fatal(e) => {
@@ -295,6 +296,7 @@ impl Driver {
                 }
                 End::Broken(e) => e,
             };
+            backoff.broke(start);
             socket = loop {
                 let Some(pause) = backoff.next_pause() else {
                     let _ = self.events.send(Err(gave_up(last, self.client.reconnect_policy()))).await;
@@ -381,7 +383,6 @@ impl Driver {
                     Ok(Some(Ok(Message::Binary(data)))) => data,
                     Ok(Some(Ok(_))) => continue,
                 };
-                backoff.connected();
                 let frame = match frames::decode(data) {
                     Ok(frame) => frame,
                     Err(e) => return End::Fatal(e),
@@ -396,7 +397,11 @@ impl Driver {
                 match frame {
                     FromServer::Command(event) => {
                         let end = matches!(event, CommandEvent::Exited(_));
+                        let before = place.offset();
                         let (gap, event) = place.admit(event);
+                        if place.offset() != before {
+                            backoff.progressed();
+                        }
                         gap.into_iter().chain(event).map(AttachEvent::Command).for_each(&mut pass);
                         if end {
                             return End::Done;

@@ -186,6 +186,7 @@ async fn drive(
 ) {
     let mut backoff = Backoff::new(client.reconnect_policy().clone());
     loop {
+        let start = tokio::time::Instant::now();
         let mut last = match read_body(&mut body, &mut place, &mut backoff, &events).await {
             Ok(()) => return,
             Err(e) if problem::worth_reconnecting(&e) => e,
@@ -194,6 +195,7 @@ async fn drive(
                 return;
             }
         };
+        backoff.broke(start);
         body = loop {
             let Some(pause) = backoff.next_pause() else {
                 let _ = events.send(Err(gave_up(last, client.reconnect_policy()))).await;
@@ -231,10 +233,13 @@ async fn read_body(
         let broken = || Error::new(ErrorKind::Unavailable, "the event stream ended before the command did");
         decoder.push(&part.ok_or_else(broken)??);
         while let Some(event) = decoder.next()? {
-            backoff.connected();
             let Some(event) = parse(&event)? else { continue };
             let end = matches!(event, CommandEvent::Exited(_));
+            let before = place.offset();
             let (gap, event) = place.admit(event);
+            if place.offset() != before {
+                backoff.progressed();
+            }
             for event in gap.into_iter().chain(event) {
                 if events.send(Ok(event)).await.is_err() {
                     return Ok(());

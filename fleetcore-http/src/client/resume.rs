@@ -63,10 +63,18 @@ impl Backoff {
         Self { policy, since: None, tries: 0 }
     }
 
-    /// The connection works: the next outage starts from scratch.
-    pub(super) fn connected(&mut self) {
+    /// Bytes arrived: the next outage starts from scratch.
+    pub(super) fn progressed(&mut self) {
         self.since = None;
         self.tries = 0;
+    }
+
+    /// A connection that began at `start` broke. One that lasted was a good one even if it had nothing to say; one
+    /// that breaks again and again before a single byte got through is still the same outage.
+    pub(super) fn broke(&mut self, start: Instant) {
+        if start.elapsed() > self.policy.longest {
+            self.progressed();
+        }
     }
 
     /// How long to wait before the next try, or `None` to give up.
@@ -220,7 +228,7 @@ mod tests {
         }
         assert!(longest >= policy.longest / 2);
         assert!((20..200).contains(&tries), "{tries}");
-        backoff.connected();
+        backoff.progressed();
         assert!(backoff.next_pause().is_some_and(|p| p <= policy.first));
         assert!(Backoff::new(ReconnectPolicy::never()).next_pause().is_none());
     }
