@@ -29,6 +29,9 @@ const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// this long.
 const PROMPT_LIMIT: Duration = Duration::from_secs(2);
 const CTRL_C: &[u8] = b"\x03";
+/// How long a continuation prompt may take to answer Ctrl-C before it is typed again; doubles each time. Readline
+/// overlooks a signal that comes between drawing the prompt and waiting for a key, until the next key.
+const RETRY_CTRL_C: Duration = Duration::from_millis(50);
 
 /// A persistent bash, or POSIX `sh` where there is no bash, over any executor that has pseudo-terminals.
 ///
@@ -91,26 +94,18 @@ impl ShellSession {
     }
 
     async fn first_prompt(&self) -> Result<()> {
-        loop {
-            let changed = self.tracker.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if self.tracker.phase() == Phase::Ready {
-                return Ok(());
-            }
-            if let Some(status) = self.tracker.ended() {
-                let said = self.command.slice(Offset(0)..self.command.output_end());
-                let said = String::from_utf8_lossy(&said);
-                let kind = match status.kind {
-                    ExitKind::Code(126) => ErrorKind::PermissionDenied,
-                    ExitKind::Code(127) => ErrorKind::NotFound, // what `sh` answers for a program it cannot find
-                    _ => ErrorKind::Unavailable,
-                };
-                return Err(Error::new(kind, "the shell ended before its first prompt")
-                    .with_context("said", said.trim().escape_debug()));
-            }
-            changed.await;
-        }
+        let tracker = &self.tracker;
+        tracker.until(|| tracker.phase() == Phase::Ready || tracker.ended().is_some()).await;
+        let Some(status) = tracker.ended() else { return Ok(()) };
+        let said = self.command.slice(Offset(0)..self.command.output_end());
+        let said = String::from_utf8_lossy(&said);
+        let kind = match status.kind {
+            ExitKind::Code(126) => ErrorKind::PermissionDenied,
+            ExitKind::Code(127) => ErrorKind::NotFound, // what `sh` answers for a program it cannot find
+            _ => ErrorKind::Unavailable,
+        };
+        Err(Error::new(kind, "the shell ended before its first prompt")
+            .with_context("said", said.trim().escape_debug()))
     }
 
     async fn start_up(&self, spec: &SessionSpec) -> Result<()> {
@@ -146,25 +141,16 @@ impl ShellSession {
 
     /// Waits until the shell reads, so that what is typed meets readline and not the bare terminal.
     async fn prompt(&self, policy: &WaitPolicy) -> Result<()> {
-        let soft = policy.soft_timeout.and_then(|d| Instant::now().checked_add(d));
-        loop {
-            let changed = self.tracker.changed();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let Phase::Prompting(since) = self.tracker.phase() else { return Ok(()) };
-            if self.tracker.ended().is_some() {
-                return Ok(());
-            }
-            let until = since + PROMPT_LIMIT;
-            if soft.is_some_and(|s| s < until) {
-                let soft = soft.unwrap_or(until);
-                if tokio::time::timeout_at(soft, changed).await.is_err() {
-                    return Err(Error::new(ErrorKind::Busy, "the shell still draws its prompt"));
-                }
-            } else if tokio::time::timeout_at(until, changed).await.is_err() {
-                return Ok(());
-            }
+        let Phase::Prompting(since) = self.tracker.phase() else { return Ok(()) };
+        let limit = since + PROMPT_LIMIT;
+        let soft =
+            policy.soft_timeout.and_then(|d| Instant::now().checked_add(d)).filter(|soft| *soft < limit);
+        let drawn = || !matches!(self.tracker.phase(), Phase::Prompting(_)) || self.tracker.ended().is_some();
+        let waited = tokio::time::timeout_at(soft.unwrap_or(limit), self.tracker.until(drawn)).await;
+        if waited.is_err() && soft.is_some() {
+            return Err(Error::new(ErrorKind::Busy, "the shell still draws its prompt").with_operation("run"));
         }
+        Ok(())
     }
 }
 
@@ -178,9 +164,14 @@ async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
                 tracker.on_end(status.unwrap_or_else(|_| ExitStatus::new(ExitKind::Unknown)));
                 return;
             }
-            () = tracker.stuck() => {
-                if let Err(error) = handle.write_stdin(CTRL_C).await {
-                    tracing::debug!(%error, "the shell ended at a continuation prompt");
+            slot = tracker.stuck() => {
+                let mut pause = RETRY_CTRL_C;
+                while handle.write_stdin(CTRL_C).await.is_ok() {
+                    if tokio::time::timeout(pause, tracker.until(|| !slot.running())).await.is_ok() {
+                        break;
+                    }
+                    tracker.interrupted_again();
+                    pause = (pause * 2).min(Duration::from_secs(1));
                 }
             }
         }
@@ -232,6 +223,10 @@ impl Session for ShellSession {
         let expect = Expect::new(&policy)?;
         let (slot, running) = self.tracker.interrupt().map_err(|e| e.with_operation("interrupt"))?;
         if running {
+            // Before the command has started, Ctrl-C would meet the line that is still being typed.
+            let started = self.tracker.until(|| slot.started());
+            let limit = policy.soft_timeout.map_or(PROMPT_LIMIT, |soft| soft.min(PROMPT_LIMIT));
+            let _ = tokio::time::timeout(limit, started).await; // late or not, it is typed
             match self.put(CTRL_C).await {
                 Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("interrupt")),
                 _ => {}
@@ -274,11 +269,13 @@ impl Session for ShellSession {
     }
 
     async fn ended(&self) -> Result<ExitStatus> {
-        self.command.wait().await
+        let status = self.command.wait().await?;
+        self.tracker.on_end(status); // `info` must know it too, though the watcher may not have run yet
+        Ok(status)
     }
 
     async fn close(&self) -> Result<ExitStatus> {
         self.command.cancel();
-        self.command.wait().await
+        self.ended().await
     }
 }

@@ -74,8 +74,15 @@ impl Slot {
         Arc::new(Self { seq, start, by_run, state: Mutex::new(state) })
     }
 
-    fn running(&self) -> bool {
+    /// Whether the command has not ended.
+    pub(super) fn running(&self) -> bool {
         self.state.lock().done.is_none()
+    }
+
+    /// Whether the shell has begun to run the command, or is already through with it.
+    pub(super) fn started(&self) -> bool {
+        let state = self.state.lock();
+        state.command_start.is_some() || state.done.is_some()
     }
 
     /// Where a search for expected text may begin and must end; `None` before the command has started.
@@ -165,9 +172,32 @@ impl Tracker {
         self.changed.notified()
     }
 
-    /// Resolves when the shell waits for the rest of a command that `run` has typed.
-    pub(super) async fn stuck(&self) {
-        self.stuck.notified().await;
+    /// Resolves when `done` holds; it is asked again at every change.
+    pub(super) async fn until(&self, mut done: impl FnMut() -> bool) {
+        loop {
+            let changed = self.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if done() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Resolves when the shell waits for the rest of a command that `run` has typed: that one.
+    pub(super) async fn stuck(&self) -> Arc<Slot> {
+        loop {
+            self.stuck.notified().await;
+            if let Some(slot) = &self.state.lock().slot {
+                return Arc::clone(slot);
+            }
+        }
+    }
+
+    /// One Ctrl-C more than needed may have been typed.
+    pub(super) fn interrupted_again(&self) {
+        self.state.lock().stray_interrupt = true;
     }
 
     /// Takes the next piece of output.
@@ -199,6 +229,9 @@ impl Tracker {
     /// The shell has ended.
     pub(super) fn on_end(&self, status: ExitStatus) {
         let mut state = self.state.lock();
+        if state.info.ended.is_some() {
+            return;
+        }
         state.info.ended = Some(status);
         let (end, cwd) = (state.parser.position(), state.info.cwd.clone());
         if let Some(slot) = &state.slot {
