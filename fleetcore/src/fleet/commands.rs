@@ -188,11 +188,9 @@ impl Commands {
             return Ok(records);
         }
         let handles: Vec<_> = self.inner.running.lock().values().cloned().collect();
-        let mut records: Vec<_> =
-            handles.iter().map(|h| CommandRecord::clone(&h.record())).filter(|r| filter.matches(r)).collect();
-        records.sort_by_key(|r| std::cmp::Reverse(r.id));
-        records.truncate(filter.limit.unwrap_or(DEFAULT_PAGE));
-        Ok(records)
+        let records: Vec<_> = handles.iter().map(CommandHandle::record).collect();
+        let page = filter.page(records.iter().map(Arc::as_ref), filter.limit.unwrap_or(DEFAULT_PAGE));
+        Ok(page.into_iter().cloned().collect())
     }
 
     /// Events of a command from byte `from` on, whether it runs or has ended; always ends with

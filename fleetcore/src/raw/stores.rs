@@ -38,7 +38,7 @@ pub trait CommandStore: Send + Sync + fmt::Debug + 'static {
     async fn insert(&self, record: CommandRecord) -> Result<()>;
     /// One record; `NotFound` if absent.
     async fn get(&self, id: CommandId) -> Result<CommandRecord>;
-    /// Records that pass, newest (highest id) first.
+    /// Records that pass, in the order of creation, newest first.
     async fn list(&self, filter: CommandFilter) -> Result<Vec<CommandRecord>>;
     /// Compare-and-set on `revision`: `Conflict` when stale, `InvalidState` when the state machine forbids it.
     async fn transition(&self, id: CommandId, revision: u64, change: StateChange) -> Result<CommandRecord>;

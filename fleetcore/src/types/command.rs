@@ -646,7 +646,7 @@ impl StateChange {
     }
 }
 
-/// Restricts a list of records; newest first.
+/// Restricts a list of records, which is in the order of creation, newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommandFilter {
@@ -660,7 +660,7 @@ pub struct CommandFilter {
     pub search: Option<String>,
     /// Only records created at or after this.
     pub since: Option<Timestamp>,
-    /// Only records with an id below this one: the last id of the previous page.
+    /// Only records created before this one: the last id of the previous page.
     pub before: Option<CommandId>,
     /// At most this many; `None` means the store's default of 100.
     pub limit: Option<usize>,
@@ -674,7 +674,22 @@ impl CommandFilter {
             && self.labels.iter().all(|(k, v)| record.labels.get(k) == Some(v))
             && self.search.as_ref().is_none_or(|s| record.program.display().contains(s.as_str()))
             && self.since.is_none_or(|t| record.created_at >= t)
-            && self.before.is_none_or(|id| record.id < id)
+    }
+
+    /// The page of `records` that this filter asks for: those that pass, newest first. Ids are chosen by clients
+    /// and say nothing about the order; they only break ties.
+    pub(crate) fn page<'a>(
+        &self,
+        records: impl Iterator<Item = &'a CommandRecord> + Clone,
+        limit: usize,
+    ) -> Vec<&'a CommandRecord> {
+        let place = |r: &CommandRecord| (r.created_at, r.id);
+        let end = self.before.map(|id| records.clone().find(|r| r.id == id).map(place));
+        let mut page: Vec<_> =
+            records.filter(|r| end.is_none_or(|end| Some(place(r)) < end) && self.matches(r)).collect();
+        page.sort_unstable_by_key(|r| std::cmp::Reverse(place(r)));
+        page.truncate(limit);
+        page
     }
 }
 

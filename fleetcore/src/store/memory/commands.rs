@@ -48,7 +48,7 @@ impl CommandStore for MemoryStore {
     async fn list(&self, filter: CommandFilter) -> Result<Vec<CommandRecord>> {
         let limit = filter.limit.unwrap_or(DEFAULT_LIMIT);
         let state = self.state();
-        Ok(state.commands.values().rev().filter(|r| filter.matches(r)).take(limit).cloned().collect())
+        Ok(filter.page(state.commands.values(), limit).into_iter().cloned().collect())
     }
 
     async fn transition(&self, id: CommandId, revision: u64, change: StateChange) -> Result<CommandRecord> {

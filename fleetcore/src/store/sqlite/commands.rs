@@ -136,15 +136,15 @@ fn list(conn: &Connection, filter: &CommandFilter) -> Result<Vec<CommandRecord>>
         values.push(nanos(since).into());
     }
     if let Some(before) = filter.before {
-        terms.push("id < ?".to_owned());
+        terms.push("seq < (SELECT seq FROM commands WHERE id = ?)".to_owned());
         values.push(key(before).to_vec().into());
     }
     let rule = if terms.is_empty() { String::new() } else { format!("WHERE {}", terms.join(" AND ")) };
     values.push(i64::try_from(filter.limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(i64::MAX).into());
     // The inner query picks a page of ids from an index; only its rows are read.
     let sql = format!(
-        "SELECT body FROM commands WHERE rowid IN (SELECT rowid FROM commands {rule} ORDER BY id DESC LIMIT ?)
-         ORDER BY id DESC"
+        "SELECT body FROM commands WHERE seq IN (SELECT seq FROM commands {rule} ORDER BY seq DESC LIMIT ?)
+         ORDER BY seq DESC"
     );
     let mut query = conn.prepare_cached(&sql).map_err(db(op))?;
     let rows = query.query_map(params_from_iter(values), |row| row.get::<_, String>(0)).map_err(db(op))?;

@@ -157,7 +157,12 @@ async fn a_failed_operation_leaves_its_neighbours_alone(store: Arc<dyn CommandSt
 }
 
 async fn lists_are_newest_first_and_page(store: Arc<dyn CommandStore>) {
-    let all: Vec<_> = (0..250).map(|_| record(&["true"])).collect();
+    let mut all: Vec<_> = (0..250).map(|_| record(&["true"])).collect();
+    for (i, r) in (1_u64..).zip(&mut all) {
+        // Clients choose ids; these go down while time goes up.
+        r.id = format!("ffffffff-ffff-4fff-8fff-{:012x}", 0xffff_ffff_u64 - i).parse().unwrap();
+        r.created_at += SignedDuration::from_millis(i64::try_from(i).unwrap());
+    }
     for r in &all {
         store.insert(r.clone()).await.unwrap();
     }
@@ -210,7 +215,8 @@ async fn lists_pass_every_filter(store: Arc<dyn CommandStore>) {
     filters[9].search = Some("test".to_owned());
     filters[9].before = Some(all[55].id);
     for (i, filter) in filters.into_iter().enumerate() {
-        let want: Vec<_> = all.iter().rev().filter(|r| filter.matches(r)).cloned().collect();
+        let older = |r: &&CommandRecord| filter.before.is_none() || r.created_at < all[55].created_at;
+        let want: Vec<_> = all.iter().rev().filter(older).filter(|r| filter.matches(r)).cloned().collect();
         assert_eq!(want.is_empty(), i == 8, "the case is worth asking: {filter:?}");
         assert_eq!(store.list(filter.clone()).await.unwrap(), want, "{filter:?}");
     }

@@ -1,7 +1,9 @@
 -- Format 1.0. Times are nanoseconds since 1970 and only there to search by; bodies are the JSON of the types.
 
+-- seq is the order of creation; ids are chosen by clients and say nothing about it.
 CREATE TABLE commands (
-    id         BLOB PRIMARY KEY NOT NULL,
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         BLOB UNIQUE NOT NULL,
     target     TEXT NOT NULL,
     state      TEXT NOT NULL,
     created_ns INTEGER NOT NULL,
@@ -11,8 +13,8 @@ CREATE TABLE commands (
     body       TEXT NOT NULL
 ) STRICT;
 -- Both cover what a page of ids needs, so records that do not pass are never read.
-CREATE INDEX commands_by_target ON commands (target, state, id);
-CREATE INDEX commands_by_state ON commands (state, id);
+CREATE INDEX commands_by_target ON commands (target, state, seq);
+CREATE INDEX commands_by_state ON commands (state, seq);
 CREATE INDEX commands_by_end ON commands (ended_ns) WHERE ended_ns IS NOT NULL;
 
 CREATE TABLE command_labels (
