@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
     CommandEvent, CommandFilter, CommandId, CommandSpec, CommandState, CommandStream, EndReason, ErrorKind,
-    ExitStatus, Fleet, FleetEvent, FleetLimits, Offset, OpContext, Overflow,
+    ExitStatus, Fleet, FleetEvent, FleetLimits, Offset, OpContext, Overflow, PtySize, SessionSpec,
     backends::local::{Local, LocalConfig},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
@@ -160,4 +160,62 @@ async fn records_left_running_become_lost_and_keep_their_output() {
     let (bytes, gaps, exit) = bytes_of(fleet.commands().stream(id, Offset(0)).await.unwrap()).await;
     assert_eq!((&bytes[..], gaps), (&b"started\n"[..], 0));
     assert!(exit.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_held_back_ends_when_it_must() {
+    let fleet = Fleet::local();
+    let machine = fleet.machine("local").unwrap();
+    let held = || CommandSpec::argv(["yes"]).with_replay(64 * 1024, Overflow::Block);
+    // Nobody ever reads.
+    let spec = held().with_timeout(Duration::from_millis(50)).with_grace(Duration::from_millis(50));
+    let command = machine.spawn(spec).await.unwrap();
+    assert_eq!(command.wait().await.unwrap().reason, Some(EndReason::TimedOut));
+    // The owner goes.
+    let command = machine.spawn(held()).await.unwrap();
+    let handle = command.handle();
+    drop(command);
+    assert_eq!(handle.wait().await.unwrap().reason, Some(EndReason::OwnerDropped));
+    // It has ended by itself, with unread output, when the fleet shuts down.
+    let spec =
+        CommandSpec::argv(["head", "-c", "100000", "/dev/zero"]).with_replay(16 * 1024, Overflow::Block);
+    let handle = machine.spawn(spec).await.unwrap().detach();
+    fleet.shutdown().await;
+    handle.wait().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_without_end_and_sizes_without_bound() {
+    let fleet = Fleet::local();
+    let machine = fleet.machine("local").unwrap();
+    let mut spec = CommandSpec::argv(["echo", "x"]).with_timeout(Duration::MAX).with_grace(Duration::MAX);
+    spec.drain = Duration::MAX;
+    assert_eq!(machine.spawn(spec).await.unwrap().output().await.unwrap().stdout, b"x\n");
+    for (cols, rows, field) in [(65535, 24, "cols"), (80, 65535, "rows"), (0, 24, "cols")] {
+        let size = PtySize { cols, rows };
+        let error = machine.spawn(CommandSpec::argv(["true"]).with_pty(size)).await.unwrap_err();
+        assert_eq!(error.context_value("field"), Some(field));
+        let spec = SessionSpec::new("s".parse().unwrap()).with_size(size);
+        assert_eq!(machine.open_session(spec).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_starting_is_neither_missing_nor_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fleet_in(dir.path());
+    let machine = fleet.machine("local").unwrap();
+    for _ in 0..20 {
+        let id = CommandId::generate();
+        let cx = OpContext::default();
+        let (mut events, commands) = (fleet.events(), fleet.commands().clone());
+        let looking = tokio::spawn(async move {
+            while !matches!(events.recv().await, Ok(FleetEvent::Command(r)) if r.id == id) {}
+            bytes_of(commands.stream(id, Offset(0)).await.unwrap()).await
+        });
+        let command = machine.spawn_with(&cx, id, CommandSpec::argv(["echo", "here"])).await.unwrap();
+        let (bytes, gaps, exit) = looking.await.unwrap();
+        assert_eq!((&bytes[..], gaps, exit.unwrap().success()), (&b"here\n"[..], 0, true));
+        drop(command);
+    }
 }

@@ -1,13 +1,13 @@
 //! Commands of a fleet: those that run and those that are recorded.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, hash_map::Entry},
     fmt,
     sync::Arc,
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 use super::{FleetEvent, FleetLimits};
 use crate::{
@@ -31,8 +31,8 @@ struct Inner {
     store: Option<Arc<dyn CommandStore>>,
     limits: FleetLimits,
     running: Mutex<HashMap<CommandId, CommandHandle>>,
-    /// Ids between the request and the entry in `running`.
-    starting: Mutex<HashSet<CommandId>>,
+    /// Ids between the request and the entry in `running`; the sender is dropped when that is over.
+    starting: Mutex<HashMap<CommandId, watch::Sender<()>>>,
     permits: Arc<Semaphore>,
     events: broadcast::Sender<FleetEvent>,
 }
@@ -58,13 +58,31 @@ impl Drop for Reserved<'_> {
 impl Inner {
     /// The store refuses an id it knows; this refuses one that runs, which holds without a store too.
     fn reserve(&self, id: CommandId) -> Result<Reserved<'_>> {
-        let mut starting = self.starting.lock();
-        if self.running.lock().contains_key(&id) || !starting.insert(id) {
-            return Err(Error::new(ErrorKind::AlreadyExists, "a command with this id runs")
+        let taken = || {
+            Error::new(ErrorKind::AlreadyExists, "a command with this id runs")
                 .with_operation("spawn")
-                .with_context("command", id));
+                .with_context("command", id)
+        };
+        let mut starting = self.starting.lock();
+        if self.running.lock().contains_key(&id) {
+            return Err(taken());
         }
-        Ok(Reserved(self, id))
+        match starting.entry(id) {
+            Entry::Occupied(_) => Err(taken()),
+            Entry::Vacant(place) => {
+                place.insert(watch::channel(()).0);
+                Ok(Reserved(self, id))
+            }
+        }
+    }
+
+    /// Waits while a command is between the request and the entry in `running`.
+    async fn started(&self, id: CommandId) {
+        let waiting = self.starting.lock().get(&id).map(watch::Sender::subscribe);
+        if let Some(mut over) = waiting {
+            // Nothing is ever sent: this ends when the sender is dropped.
+            let _ = over.changed().await;
+        }
     }
 }
 
@@ -120,6 +138,10 @@ impl Commands {
         if running.record().state.is_settled() {
             self.inner.running.lock().remove(&id);
         }
+        if self.inner.permits.is_closed() {
+            // It began while the fleet was being shut down.
+            running.end(EndReason::Shutdown);
+        }
         Ok(running)
     }
 
@@ -167,10 +189,22 @@ impl Commands {
         if let Some(handle) = self.handle(id) {
             return Ok(CommandRecord::clone(&handle.record()));
         }
-        match &self.inner.store {
+        let stored = match &self.inner.store {
             Some(store) => store.get(id).await,
             None => Err(not_found(id)),
+        };
+        if stored.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound)
+            && self.inner.starting.lock().contains_key(&id)
+        {
+            // A request with this id is on its way to the store.
+            self.inner.started(id).await;
+            return match (self.handle(id), &self.inner.store) {
+                (Some(handle), _) => Ok(CommandRecord::clone(&handle.record())),
+                (None, Some(store)) => store.get(id).await,
+                (None, None) => Err(not_found(id)),
+            };
         }
+        stored
     }
 
     /// Records that pass, newest first. Without a store, those that run.
@@ -199,13 +233,14 @@ impl Commands {
     /// # Errors
     /// `NotFound`; those of the store.
     pub async fn stream(&self, id: CommandId, from: Offset) -> Result<Box<dyn CommandStream>> {
+        self.inner.started(id).await;
         if let Some(handle) = self.handle(id) {
             return Ok(handle.stream(from));
         }
         let store = self.inner.store.as_ref().ok_or_else(|| not_found(id))?;
         let record = store.get(id).await?;
         if !record.state.is_settled() {
-            // It ended or began between the two looks.
+            // It began between the two looks.
             if let Some(handle) = self.handle(id) {
                 return Ok(handle.stream(from));
             }
@@ -221,6 +256,7 @@ impl Commands {
     /// # Errors
     /// As for [`get`](Self::get).
     pub async fn wait(&self, id: CommandId) -> Result<CommandRecord> {
+        self.inner.started(id).await;
         if let Some(handle) = self.handle(id) {
             handle.wait().await?;
             return Ok(CommandRecord::clone(&handle.record()));
@@ -231,8 +267,12 @@ impl Commands {
     pub(super) async fn shutdown(&self) {
         self.inner.permits.close();
         loop {
+            let starting: Vec<_> = self.inner.starting.lock().keys().copied().collect();
+            for id in &starting {
+                self.inner.started(*id).await;
+            }
             let handles: Vec<_> = self.inner.running.lock().values().cloned().collect();
-            if handles.is_empty() {
+            if handles.is_empty() && starting.is_empty() {
                 break;
             }
             for handle in &handles {

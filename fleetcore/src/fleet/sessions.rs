@@ -246,6 +246,13 @@ impl Sessions {
 }
 
 impl Inner {
+    /// Where this very session runs, while it is listed.
+    fn target_of(&self, id: &SessionId, session: &Arc<dyn Session>) -> Option<Target> {
+        let table = self.table.lock();
+        let entry = table.entries.get(id)?;
+        entry.session.as_ref().is_some_and(|s| Arc::ptr_eq(s, session)).then(|| entry.target.clone())
+    }
+
     fn remove(&self, id: &SessionId, session: &Arc<dyn Session>) {
         let mut table = self.table.lock();
         let same = |e: &Entry| e.session.as_ref().is_some_and(|s| Arc::ptr_eq(s, session));
@@ -278,11 +285,11 @@ async fn watch_over(
         // The fleet was dropped: so is this handle, and the shell with it.
         () = gone.cancelled() => return,
     }
-    if let Some(inner) = inner.upgrade() {
-        let target = inner.table.lock().entries.get(&id).map(|e| e.target.clone());
-        if let Some(target) = target {
-            let _ = inner.events.send(FleetEvent::Session(target, Box::new(session.info())));
-        }
+    {
+        let Some(inner) = inner.upgrade() else { return };
+        // One that was closed has left the table already, and its name may be another session's by now.
+        let Some(target) = inner.target_of(&id, &session) else { return };
+        let _ = inner.events.send(FleetEvent::Session(target, Box::new(session.info())));
     }
     tokio::select! {
         () = tokio::time::sleep(LINGER) => {}

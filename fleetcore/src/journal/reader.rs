@@ -135,11 +135,10 @@ impl Stream for JournalStream {
                     let at = *at;
                     match ready!(opening.as_mut().poll(cx)) {
                         Ok(log) => this.source = Source::Log(at, log),
+                        // The bytes may be there: the reader can come back at the same position.
                         Err(e) => {
-                            tracing::warn!(command = %this.journal.id, error = %e, "output log cannot be read");
-                            if let Some(gap) = this.log_ended(this.pos) {
-                                return Poll::Ready(Some(Ok(gap)));
-                            }
+                            this.source = Source::Ring;
+                            return Poll::Ready(Some(Err(e)));
                         }
                     }
                 }
@@ -159,9 +158,8 @@ impl Stream for JournalStream {
                             event
                         }
                         Some(Err(e)) => {
-                            tracing::warn!(command = %this.journal.id, error = %e, "output log is damaged");
-                            let pos = this.pos;
-                            this.log_ended(pos)
+                            this.source = Source::Ring;
+                            return Poll::Ready(Some(Err(e)));
                         }
                         None => this.log_ended(at),
                     };

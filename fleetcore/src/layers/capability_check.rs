@@ -55,13 +55,6 @@ fn check_text(field: &'static str, text: &str) -> Result<()> {
     if text.contains('\0') { Err(Error::invalid(field, "free of NUL characters")) } else { Ok(()) }
 }
 
-fn check_size(size: PtySize) -> Result<()> {
-    if size.cols == 0 || size.rows == 0 {
-        return Err(Error::invalid("size", "at least 1 column and 1 row"));
-    }
-    Ok(())
-}
-
 fn check_env<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> {
     for name in names {
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -87,7 +80,7 @@ fn check_spec(spec: &CommandSpec) -> Result<()> {
         check_text("cwd", cwd)?;
     }
     if let Io::Pty(size) = spec.io {
-        check_size(size)?;
+        size.check()?;
     }
     check_env(spec.env.keys())
 }
@@ -152,7 +145,9 @@ impl Executor for CheckedExecutor {
         let can = self.0.capabilities();
         need(can.native_sessions, OPERATION, "native_sessions")?;
         need(can.run_as_user || spec.user.is_none(), OPERATION, "run_as_user")?;
-        check_size(spec.size)
+        spec.size
+            .check()
+            .map(drop)
             .and_then(|()| check_env(spec.env.keys()))
             .map_err(|e| e.with_operation(OPERATION))?;
         self.0.open_session(cx, spec).await
@@ -189,7 +184,7 @@ impl ProcessControl for CheckedControl {
             return Err(Error::new(ErrorKind::InvalidState, "the command does not run on a terminal")
                 .with_operation("command.resize"));
         }
-        check_size(size).map_err(|e| e.with_operation("command.resize"))?;
+        size.check().map_err(|e| e.with_operation("command.resize"))?;
         self.control.resize(size).await
     }
 
@@ -344,7 +339,8 @@ mod tests {
             ("cwd", argv().with_cwd("/\0")),
             ("env", argv().with_env("A=B", "c")),
             ("env", argv().with_env("", "c")),
-            ("size", argv().with_pty(PtySize { cols: 0, rows: 1 })),
+            ("cols", argv().with_pty(PtySize { cols: 0, rows: 1 })),
+            ("rows", argv().with_pty(PtySize { cols: 1, rows: 1001 })),
         ];
         for (field, spec) in cases {
             let (answer, calls) = spawn(fake::Fake::new(), spec).await;

@@ -11,11 +11,11 @@ use tokio::{
 
 use super::{
     CommandHandle, Recording, RunningCommand,
-    handle::{Request, Shared, check_size},
+    handle::{Request, Shared},
 };
 use crate::{
-    CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, Executor, ExitKind, ExitStatus,
-    Io, OpContext, OutputChunk, Program, Result, Signal, StateChange, Target, journal::Journal,
+    CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor, ExitKind,
+    ExitStatus, Io, OpContext, OutputChunk, Program, Result, Signal, StateChange, Target, journal::Journal,
     raw::RawProcess,
 };
 
@@ -30,7 +30,7 @@ fn check(spec: &CommandSpec) -> Result<()> {
         return Err(Error::invalid("argv", "a list that starts with the name of a program"));
     }
     if let Io::Pty(size) = spec.io {
-        check_size(size)?;
+        size.check()?;
     }
     if spec.timeout.is_some_and(|t| t.is_zero()) {
         return Err(Error::invalid("timeout", "longer than zero"));
@@ -94,11 +94,18 @@ pub(crate) async fn spawn(
     check(&spec)?;
     let target = recording.target.clone().unwrap_or_else(Target::local);
     let record = Arc::new(CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned)));
-    if let Some(store) = &recording.store {
-        cx.guard("record", store.insert(CommandRecord::clone(&record))).await?;
+    // From here on a dropped future settles the record; the store takes changes in order, so after the insert.
+    let mut unstarted = Unstarted { record, recording: Some(recording.clone()) };
+    let record = Arc::clone(&unstarted.record);
+    if let Some(store) = &recording.store
+        && let Err(e) = cx.guard("record", store.insert(CommandRecord::clone(&record))).await
+    {
+        if !matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) {
+            unstarted.recording = None;
+        }
+        return Err(e);
     }
     recording.tell(&record);
-    let mut unstarted = Unstarted { record, recording: Some(recording) };
     let raw = match cx.guard("spawn", executor.spawn(cx, id, &spec)).await {
         Ok(raw) => raw,
         Err(e) => {
@@ -133,7 +140,7 @@ fn supervise(
     let on_drop = spec.on_drop;
     let actor = Actor {
         end: shared.end.subscribe(),
-        deadline: spec.timeout.map(|t| Instant::now() + t),
+        deadline: spec.timeout.and_then(|t| Instant::now().checked_add(t)),
         polite: if matches!(spec.io, Io::Pty(_)) { Signal::Hangup } else { Signal::Terminate },
         grace: spec.grace,
         drain: spec.drain,
@@ -148,6 +155,8 @@ fn supervise(
         output_done: false,
         keeping: None,
         log_failed: false,
+        settling: false,
+        last_call: None,
     };
     tokio::spawn(actor.run());
     RunningCommand::new(CommandHandle { shared }, on_drop)
@@ -176,10 +185,34 @@ struct Actor {
     /// A chunk on its way to the durable log; readers see it once it is there.
     keeping: Option<(OutputChunk, BoxFuture<'static, Result<()>>)>,
     log_failed: bool,
+    /// Nobody may hold the end back any more: the command is being ended, or its output is safe in the log.
+    settling: bool,
+    /// The drain is over: what is in the pipes already is still read, up to this many bytes.
+    last_call: Option<usize>,
+}
+
+/// What is read after the drain at most: two enlarged pipes, twice. An orphan may go on writing for ever.
+const LAST_CALL_BYTES: usize = 4 << 20;
+
+/// Ends the streams of a command whose supervisor does not get to its end: a panic, or the end of the runtime.
+struct LastWord(Option<(Arc<Shared>, Recording)>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        let Some((shared, recording)) = self.0.take() else { return };
+        let status = ExitStatus::new(ExitKind::Unknown);
+        let before = Arc::clone(&shared.record.lock());
+        let change = StateChange::ended(status, shared.journal.end());
+        shared.journal.finish(CommandState::Lost, status);
+        if let Ok(lost) = before.apply(&change) {
+            recording.tell(&Arc::new(lost));
+        }
+    }
 }
 
 impl Actor {
     async fn run(mut self) {
+        let mut last_word = LastWord(Some((Arc::clone(&self.shared), self.recording.clone_without_permit())));
         let started = self.started().boxed();
         let mut started = Some(started);
         let mut timer: Pin<Box<Sleep>> = Box::pin(tokio::time::sleep_until(Instant::now()));
@@ -188,7 +221,15 @@ impl Actor {
             if self.exited.is_some() && self.output_done && self.keeping.is_none() {
                 break false;
             }
-            let space = self.shared.journal.has_space();
+            if let Some(left) = self.last_call
+                && self.keeping.is_none()
+            {
+                if self.read_last(left) {
+                    continue;
+                }
+                break true;
+            }
+            let space = self.settling || self.shared.journal.has_space();
             let next = self.next_deadline(space);
             if next != timer_at {
                 timer_at = next;
@@ -201,11 +242,7 @@ impl Actor {
                 kind = &mut self.raw.exit, if self.exited.is_none() => self.on_exit(kind).await,
                 Some(request) = self.request_queue.recv() => self.on_request(request).await,
                 Ok(()) = self.end.changed() => self.on_end().await,
-                () = timer.as_mut(), if timer_at.is_some() => {
-                    if self.on_timer().await {
-                        break true;
-                    }
-                }
+                () = timer.as_mut(), if timer_at.is_some() => self.on_timer().await,
                 () = async { if let Some(s) = &mut started { s.await } }, if started.is_some() => started = None,
                 kept = async { match &mut self.keeping { Some((_, k)) => k.await, None => Ok(()) } },
                     if self.keeping.is_some() => self.on_kept(kept),
@@ -220,7 +257,7 @@ impl Actor {
                 () = self.shared.journal.space(), if !space => {
                     if self.exited.is_some() {
                         // Time spent held back does not count against the drain.
-                        self.drain_at = Some(Instant::now() + self.drain);
+                        self.drain_at = Instant::now().checked_add(self.drain);
                     }
                 }
             }
@@ -228,7 +265,27 @@ impl Actor {
         if let Some(started) = started {
             started.await;
         }
-        self.finish(leaked).await;
+        let ending = self.finish(leaked).await;
+        last_word.0 = None;
+        ending.await;
+    }
+
+    /// Takes what the pipes hold already; returns whether there may be more. The drain gives up on the future, not on
+    /// what was written in time.
+    fn read_last(&mut self, left: usize) -> bool {
+        // Unconstrained: an empty budget of this task must not look like an empty pipe.
+        match tokio::task::unconstrained(self.raw.output.next()).now_or_never() {
+            Some(Some(Ok((channel, data)))) if left > 0 => {
+                self.last_call = Some(left.saturating_sub(data.len()));
+                self.on_output(channel, data);
+                true
+            }
+            Some(None | Some(Err(_))) => {
+                self.output_done = true;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Tells the world that the process runs; the store is told while the process is already at work.
@@ -311,6 +368,7 @@ impl Actor {
     }
 
     async fn end_politely(&mut self, why: EndReason) {
+        self.settling |= self.exited.is_some();
         if self.exited.is_some() || self.reason.is_some() {
             return;
         }
@@ -320,7 +378,7 @@ impl Actor {
         }
         // A stopped process cannot act on the signal.
         let _ = self.raw.control.signal(Signal::Continue).await;
-        self.kill_at = Some(Instant::now() + self.grace);
+        self.kill_at = Instant::now().checked_add(self.grace);
     }
 
     async fn kill(&mut self) {
@@ -338,18 +396,18 @@ impl Actor {
             // We ended it: nothing of the tree may survive.
             self.kill().await;
         }
-        self.drain_at = Some(Instant::now() + self.drain);
+        // Holding back is for a process that lives. Now at most what the pipes hold comes on top of the window.
+        self.settling |= self.reason.is_some() || self.recording.store.is_some();
+        self.drain_at = Instant::now().checked_add(self.drain);
     }
 
-    /// Returns whether draining is over.
-    async fn on_timer(&mut self) -> bool {
+    async fn on_timer(&mut self) {
         if self.exited.is_some() {
-            return self.keeping.is_none() || {
-                // A disk that is slower than the drain must not lose what was read.
-                self.drain_at = None;
-                self.output_done = true;
-                false
-            };
+            self.drain_at = None;
+            self.last_call = Some(LAST_CALL_BYTES);
+            // Lets the runtime look at the pipes once more, should it have been held up all this time.
+            tokio::task::yield_now().await;
+            return;
         }
         if self.reason.is_none() {
             self.end_politely(EndReason::TimedOut).await;
@@ -357,10 +415,10 @@ impl Actor {
             self.kill_at = None;
             self.kill().await;
         }
-        false
     }
 
-    async fn finish(mut self, leaked: bool) {
+    /// Ends the command for everybody; what is returned goes on until the store knows it too.
+    async fn finish(mut self, leaked: bool) -> impl Future<Output = ()> + Send {
         if self.reason.is_none() {
             self.raw.control.disarm(); // ended by itself: leave what it started alone
         }
@@ -370,18 +428,25 @@ impl Actor {
         let before = Arc::clone(&self.shared.record.lock());
         let change = StateChange::ended(status, self.shared.journal.end());
         let next = before.apply(&change).map_or_else(|_| Arc::clone(&before), Arc::new);
-        self.recording.store_change(&before, change).await;
+        let stored = self.recording.store_change(&before, change.clone()).await;
         *self.shared.record.lock() = Arc::clone(&next);
-        let Self { shared, recording, raw, request_queue, .. } = self;
-        // The process and its descriptors go before anybody learns that it has ended.
+        let Self { shared, mut recording, raw, request_queue, .. } = self;
+        // The process and its descendants go before anybody learns that it has ended.
         drop(raw);
-        drop(recording.held);
+        let permit = recording.held.take().filter(|_| !stored);
         shared.journal.finish(next.state, status);
         shared.exit.send_replace(Some(status));
         drop(request_queue);
-        if let Some(observer) = &recording.observer {
-            observer.changed(&next);
-        }
         drop(shared.stdin.lock().await.take());
+        if stored {
+            recording.tell(&next);
+        }
+        async move {
+            if !stored {
+                recording.store_end(&next, &change).await;
+                recording.tell(&next);
+            }
+            drop(permit);
+        }
     }
 }

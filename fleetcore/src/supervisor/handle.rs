@@ -159,9 +159,9 @@ impl CommandHandle {
     /// Changes the terminal size.
     ///
     /// # Errors
-    /// `InvalidInput` for a size of zero, `InvalidState` without a terminal or when the command has ended.
+    /// `InvalidInput` for a size no terminal has, `InvalidState` without a terminal or when the command has ended.
     pub async fn resize(&self, size: PtySize) -> Result<()> {
-        check_size(size)?;
+        size.check()?;
         self.ask(|tx| Request::Resize(size, tx)).await
     }
 
@@ -192,12 +192,4 @@ impl CommandHandle {
                 .with_context("command", self.shared.id)
         })
     }
-}
-
-/// A terminal needs at least one cell.
-pub(crate) fn check_size(size: PtySize) -> Result<()> {
-    if size.cols == 0 || size.rows == 0 {
-        return Err(Error::invalid("size", "at least 1 column and 1 row"));
-    }
-    Ok(())
 }

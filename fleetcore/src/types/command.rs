@@ -73,10 +73,29 @@ impl Program {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PtySize {
-    /// Columns, at least 1.
+    /// Columns, 1 to 1000.
     pub cols: u16,
-    /// Rows, at least 1.
+    /// Rows, 1 to 1000.
     pub rows: u16,
+}
+
+impl PtySize {
+    /// Most columns or rows a terminal may have. Screens are kept in memory cell by cell: a size only a mistake or
+    /// an attack asks for (65535 x 65535 would be a hundred gigabytes) must not be tried.
+    pub const MAX_CELLS_PER_SIDE: u16 = 1000;
+
+    /// The size, if a terminal can have it.
+    ///
+    /// # Errors
+    /// `InvalidInput` naming `cols` or `rows`.
+    pub fn check(self) -> crate::Result<Self> {
+        for (field, n) in [("cols", self.cols), ("rows", self.rows)] {
+            if n == 0 || n > Self::MAX_CELLS_PER_SIDE {
+                return Err(crate::Error::invalid(field, format!("1 to {}", Self::MAX_CELLS_PER_SIDE)));
+            }
+        }
+        Ok(self)
+    }
 }
 
 impl Default for PtySize {

@@ -27,20 +27,16 @@ pub(crate) fn millis(field: &'static str, ms: u64) -> Result<Duration> {
 #[serde(deny_unknown_fields)]
 pub struct Size {
     /// Columns.
-    #[schema(minimum = 1, maximum = 65_535)]
+    #[schema(minimum = 1, maximum = 1000)]
     pub cols: u16,
     /// Rows.
-    #[schema(minimum = 1, maximum = 65_535)]
+    #[schema(minimum = 1, maximum = 1000)]
     pub rows: u16,
 }
 
 impl Size {
     pub(crate) fn check(self) -> Result<PtySize> {
-        match self {
-            Self { cols: 0, .. } => Err(Error::invalid("cols", "at least 1")),
-            Self { rows: 0, .. } => Err(Error::invalid("rows", "at least 1")),
-            Self { cols, rows } => Ok(PtySize { cols, rows }),
-        }
+        PtySize { cols: self.cols, rows: self.rows }.check()
     }
 }
 

@@ -62,15 +62,6 @@ impl Local {
     }
 }
 
-/// A terminal has at least one cell.
-pub(super) fn check_size(size: PtySize) -> Result<()> {
-    match size {
-        PtySize { cols: 0, .. } => Err(Error::invalid("cols", "at least 1")),
-        PtySize { rows: 0, .. } => Err(Error::invalid("rows", "at least 1")),
-        _ => Ok(()),
-    }
-}
-
 fn check_no_nul(field: &'static str, text: &str) -> Result<()> {
     if text.contains('\0') {
         return Err(Error::invalid(field, "without NUL characters"));
@@ -101,7 +92,7 @@ fn check(spec: &CommandSpec) -> Result<()> {
     }
     spec.cwd.iter().try_for_each(|c| check_no_nul("cwd", c))?;
     spec.user.iter().try_for_each(|u| check_no_nul("user", u))?;
-    if let Io::Pty(size) = spec.io { check_size(size) } else { Ok(()) }
+    if let Io::Pty(size) = spec.io { size.check().map(drop) } else { Ok(()) }
 }
 
 /// Our ends of a process' channels.

@@ -44,7 +44,15 @@ fn number(signal: Signal) -> rustix::process::Signal {
 impl ProcessControl for LocalControl {
     async fn signal(&self, signal: Signal) -> Result<()> {
         if signal != Signal::Kill {
-            return self.tree.signal(number(signal)).map_err(|e| Error::io("signal", e));
+            let (tree, signal) = (Arc::clone(&self.tree), number(signal));
+            // Only the groups of a terminal are searched for, which reads all of /proc.
+            let sent = match self.terminal {
+                None => tree.signal(signal),
+                Some(_) => tokio::task::spawn_blocking(move || tree.signal(signal))
+                    .await
+                    .unwrap_or_else(|e| Err(std::io::Error::other(e))),
+            };
+            return sent.map_err(|e| Error::io("signal", e));
         }
         self.tree.kill_group();
         let tree = Arc::clone(&self.tree);
@@ -54,7 +62,7 @@ impl ProcessControl for LocalControl {
     }
 
     async fn resize(&self, size: PtySize) -> Result<()> {
-        super::executor::check_size(size)?;
+        size.check()?;
         let Some(terminal) = &self.terminal else {
             return Err(Error::new(ErrorKind::InvalidState, "command does not run on a terminal")
                 .with_operation("resize"));
