@@ -79,10 +79,10 @@ impl Slot {
         self.state.lock().done.is_none()
     }
 
-    /// Whether the shell has begun to run the command, or is already through with it.
+    /// Whether the shell has read all that `run` typed: it has begun to run the command, or is through with it.
     pub(super) fn started(&self) -> bool {
         let state = self.state.lock();
-        state.command_start.is_some() || state.done.is_some()
+        !self.by_run || state.command_start.is_some() || state.done.is_some()
     }
 
     /// Where a search for expected text may begin and must end; `None` before the command has started.
@@ -126,8 +126,6 @@ struct State {
     unclaimed: Option<Arc<Slot>>,
     /// Somebody has typed at the prompt.
     line_begun: bool,
-    /// Somebody has typed Return at the prompt and the shell has not answered yet.
-    line_sent: bool,
     /// A Ctrl-C for a command may reach the prompt instead, which answers with one more end mark.
     stray_interrupt: bool,
     last_output: Instant,
@@ -159,7 +157,6 @@ impl Tracker {
             slot: None,
             unclaimed: None,
             line_begun: false,
-            line_sent: false,
             stray_interrupt: false,
             last_output: Instant::now(),
             info: SessionInfo::new(spec, spec.shell.clone()),
@@ -248,7 +245,12 @@ impl Tracker {
         state.info.active_at = Timestamp::now();
         if state.phase != Phase::Away && !data.is_empty() {
             state.line_begun = true;
-            state.line_sent |= setup::submits(data);
+            if setup::submits(data) && !state.busy() {
+                // Nobody can say yet whether it is a command; the shell answers with a new prompt in any case.
+                state.phase = Phase::Away;
+                let start = state.parser.position();
+                state.typed(start);
+            }
         }
     }
 
@@ -366,7 +368,7 @@ impl Tracker {
         let state = self.state.lock();
         state.slot.as_ref().is_some_and(|slot| {
             let inner = slot.state.lock();
-            slot.start == start && inner.command_start.is_none() && inner.done.is_none()
+            slot.by_run && slot.start == start && inner.command_start.is_none() && inner.done.is_none()
         })
     }
 
@@ -403,7 +405,17 @@ fn ended(status: ExitStatus) -> Error {
 
 impl State {
     fn busy(&self) -> bool {
-        self.line_sent || self.slot.as_ref().is_some_and(|s| s.running())
+        self.slot.as_ref().is_some_and(|s| s.running())
+    }
+
+    /// Somebody typed a command.
+    fn typed(&mut self, start: u64) -> Arc<Slot> {
+        let slot = Slot::new(self.info.turns, start, false);
+        let last = self.slot.replace(Arc::clone(&slot));
+        if let Some(last) = last.filter(|last| !last.state.lock().claimed) {
+            self.unclaimed = Some(last);
+        }
+        slot
     }
 
     /// True when the shell waits for the rest of a command of `run`.
@@ -432,7 +444,6 @@ impl State {
     fn on_start(&mut self, mark: &Mark) {
         self.phase = Phase::Away;
         self.line_begun = false;
-        self.line_sent = false;
         if let Some(slot) = &self.slot {
             let mut inner = slot.state.lock();
             if inner.done.is_none() {
@@ -443,13 +454,9 @@ impl State {
                 }
                 return;
             }
-            if slot.by_run && !inner.claimed {
-                self.unclaimed = Some(Arc::clone(slot));
-            }
         }
-        let slot = Slot::new(self.info.turns, mark.start, false);
+        let slot = self.typed(mark.start);
         slot.state.lock().command_start = Some(mark.end);
-        self.slot = Some(slot);
     }
 
     fn on_shell_back(&mut self, mark: &Mark, told: &Told, by_hook: bool) {
@@ -457,11 +464,10 @@ impl State {
             self.info.cwd.clone_from(&told.cwd);
         }
         self.line_begun = false;
-        self.line_sent = false;
         if let Some(slot) = &self.slot {
             let mut inner = slot.state.lock();
             // What a Ctrl-C leaves behind at a prompt looks like the end of a command that never started.
-            let not_started = inner.done.is_none() && inner.command_start.is_none();
+            let not_started = slot.by_run && inner.done.is_none() && inner.command_start.is_none();
             let stray = std::mem::take(&mut self.stray_interrupt);
             if by_hook && not_started && stray && told.exit_code == Some(INTERRUPTED) && !inner.interrupted {
                 return;

@@ -252,8 +252,8 @@ async fn soft_timeout_hands_back_and_interrupt_ends(shell: Arc<Shell>) {
 
 async fn quiet_timeout_hands_back(shell: Arc<Shell>) {
     let s = shell.open().await;
-    let turn =
-        s.run("echo hi; read x; echo got $x", WaitPolicy::forever().with_quiet(ms(150))).await.unwrap();
+    s.run("echo hi; read x; echo got $x", WaitPolicy::forever().with_expect("hi\n")).await.unwrap();
+    let turn = s.resume(WaitPolicy::forever().with_quiet(ms(150))).await.unwrap();
     assert_eq!(turn.status, TurnStatus::Running(HandedBack::Quiet));
     assert_eq!(s.text(turn.output).await.unwrap(), "hi\n");
     s.send_keys(&[Key::Text("you".into()), Key::Enter]).await.unwrap();
@@ -308,8 +308,9 @@ async fn expected_text_comes_before_the_end(shell: Arc<Shell>) {
 
 async fn a_program_is_answered_by_keys(shell: Arc<Shell>) {
     let s = shell.open().await;
-    let turn = s.run("cat; echo eof $?", WaitPolicy::soft(ms(100))).await.unwrap();
-    assert_eq!(turn.status, TurnStatus::Running(HandedBack::SoftTimeout));
+    let turn =
+        s.run("echo ready; cat; echo eof $?", WaitPolicy::forever().with_expect("ready\n")).await.unwrap();
+    assert_eq!(turn.status, TurnStatus::Running(HandedBack::Expected { index: 0 }));
     s.send_keys(&[Key::Text("ab".into()), Key::Backspace, Key::Text("é".into()), Key::Enter]).await.unwrap();
     let turn = s.resume(WaitPolicy::forever().with_expect("\naé\n")).await.unwrap();
     assert_eq!(turn.status, TurnStatus::Running(HandedBack::Expected { index: 0 }));
@@ -341,8 +342,10 @@ async fn two_waiters_get_the_same_turn(shell: Arc<Shell>) {
 
 async fn a_dropped_run_can_be_resumed(shell: Arc<Shell>) {
     let s = shell.open().await;
-    let dropped = tokio::time::timeout(ms(50), s.run("read x; (exit $x)", WaitPolicy::forever())).await;
+    let dropped =
+        tokio::time::timeout(ms(50), s.run("echo go; read x; (exit $x)", WaitPolicy::forever())).await;
     assert!(dropped.is_err());
+    until!("it reads", s.text(Offset(0)..s.info().output_end).await.unwrap() == "go\n");
     assert_eq!(s.run("true", WaitPolicy::forever()).await.unwrap_err().kind(), ErrorKind::Busy);
     s.send_keys(&[Key::Text("9".into()), Key::Enter]).await.unwrap();
     until!("the command ends", !s.info().busy);
@@ -486,21 +489,11 @@ async fn typed_commands_make_it_busy(shell: Arc<Shell>) {
     s.write("sleep 1000\r".into()).await.unwrap();
     assert!(s.info().busy);
     assert_eq!(s.run("true", WaitPolicy::forever()).await.unwrap_err().kind(), ErrorKind::Busy);
-    if shell.is_bash() {
-        // A start mark says that it runs; then it can be waited for and interrupted like any other.
-        until!("it runs", s.resume(WaitPolicy::soft(ms(1))).await.is_ok());
-        let turn = stop(&*s).await;
-        assert_eq!((turn.seq, code(&turn)), (0, Some(130)));
-    } else {
-        until!("it ends", {
-            let ended = !s.info().busy;
-            if !ended {
-                s.send_keys(&[Key::Ctrl('c')]).await.unwrap();
-            }
-            ended
-        });
-    }
-    until!("it ends", !s.info().busy);
+    // It can be waited for and interrupted like any other.
+    let turn = s.resume(WaitPolicy::soft(ms(1))).await.unwrap();
+    assert_eq!(turn.status, TurnStatus::Running(HandedBack::SoftTimeout));
+    let turn = stop(&*s).await;
+    assert_eq!((turn.seq, code(&turn), s.info().busy), (0, Some(130), false));
     s.write("cd /tmp\r".into()).await.unwrap();
     until!("it ends", !s.info().busy);
     assert_eq!(s.info().cwd.as_deref(), Some("/tmp"));
@@ -508,7 +501,8 @@ async fn typed_commands_make_it_busy(shell: Arc<Shell>) {
     // Return at an empty line, Ctrl-C at a begun one.
     for keys in [&b"\r"[..], b"abc\x03"] {
         s.write(bytes::Bytes::copy_from_slice(keys)).await.unwrap();
-        until!("the prompt is back", !s.info().busy);
+        let _ = s.resume(WaitPolicy::soft(ms(200))).await;
+        stop(&*s).await; // which does nothing once the prompt is back
         assert_eq!(run(&*s, "echo ok; (exit 4)").await, (Some(4), "ok\n".into()), "{keys:?}");
     }
 }
@@ -768,7 +762,8 @@ async fn the_set_up_does_not_show(shell: Arc<Shell>) {
     }
     // A nested shell has no marks of ours.
     let nested = if shell.is_bash() { "bash --norc -i" } else { "sh -i" };
-    let turn = s.run(nested, WaitPolicy::soft(ms(300))).await.unwrap();
+    let prompt = WaitPolicy::forever().with_expect("$ ").with_expect("# ");
+    let turn = s.run(nested, prompt).await.unwrap();
     assert!(matches!(turn.status, TurnStatus::Running(_)), "{turn:?}");
     s.write("exit 5\r".into()).await.unwrap();
     assert_eq!(code(&s.resume(WaitPolicy::forever()).await.unwrap()), Some(5));
