@@ -8,7 +8,8 @@ use std::{
     process::Stdio,
 };
 
-use common::{Home, announced, mode, wait_for};
+use common::{Home, announced, mode, signal_child, wait_for};
+use rustix::process::Signal;
 
 #[test]
 fn the_same_codes_as_without_a_server() {
@@ -70,6 +71,35 @@ fn detached_commands_are_watched_and_ended() {
     wait_for(|| home.run(&["logs", &id]).ok().out == "up\n");
     home.run(&["kill", "-s", "USR1", &id]).ok();
     assert_eq!(home.run(&["attach", "--read-only", &id]).code, 9);
+}
+
+#[test]
+fn a_watcher_that_leaves_does_not_touch_the_command() {
+    let home = Home::new();
+    let _server = home.serve();
+    announced(&home);
+    let script = "trap 'echo hit; exit 9' INT TERM; echo up; while :; do echo on; sleep 0.05; done";
+    let id = home.run(&["run", "-d", "local", "-c", script]).ok().out.trim().to_owned();
+    let watch = |args: &[&str]| {
+        let mut child = home.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n");
+        (child, out)
+    };
+    for args in [&["attach", "--read-only", &id][..], &["attach", &id]] {
+        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let (mut child, _out) = watch(args);
+            signal_child(&child, signal);
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{args:?}");
+        }
+        let (mut child, out) = watch(args);
+        drop(out);
+        assert_eq!(child.wait().unwrap().code(), Some(141), "{args:?}");
+    }
+    assert_eq!(home.run(&["ps", "-q"]).ok().out.trim(), id, "it runs on");
+    assert!(!home.run(&["logs", &id]).ok().out.contains("hit"));
 }
 
 #[test]
