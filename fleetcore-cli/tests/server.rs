@@ -208,6 +208,20 @@ fn log_in_use_tokens_log_out() {
 }
 
 #[test]
+fn a_server_of_this_host_is_not_asked_through_a_proxy() {
+    let home = Home::new();
+    let _server = home.serve();
+    announced(&home);
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let mut command = home.command(&["ps"]);
+    command.env("HTTP_PROXY", &url).env("http_proxy", &url).env("ALL_PROXY", &url);
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    proxy.set_nonblocking(true).unwrap();
+    assert!(proxy.accept().is_err(), "the token went to the proxy");
+}
+
+#[test]
 fn the_first_password_can_be_chosen_and_is_not_printed() {
     let home = Home::new();
     let server = home.serve_with(&[], &[("FLEETCORE_ADMIN_PASSWORD", "chosen by somebody")]);
