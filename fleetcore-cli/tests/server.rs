@@ -271,6 +271,8 @@ fn a_killed_server_is_not_found_and_its_commands_are_lost() {
         text.contains(&again.url)
     });
     assert!(home.run(&["logs", &id]).ok().out.starts_with("kept\n"));
+    let tokens = home.run(&["token", "ls", "-q"]).ok().out;
+    assert_eq!(tokens.lines().count(), 1, "the token of the killed server is gone: {tokens}");
 }
 
 #[test]
