@@ -30,6 +30,9 @@ struct Announcement {
     url: String,
     address: SocketAddr,
     pid: u32,
+    /// Id of the token in `local-token`, so that the next server can remove it after a crash.
+    #[serde(default)]
+    token: Option<String>,
     #[serde(default)]
     certificate: Option<PathBuf>,
 }
@@ -49,12 +52,28 @@ fn token_path(data_dir: &Path) -> PathBuf {
     data_dir.join("local-token")
 }
 
-/// The server over this data directory, if one listens and its token is readable.
+fn read_announcement(data_dir: &Path) -> Option<Announcement> {
+    serde_json::from_slice(&fs::read(announcement_path(data_dir)).ok()?).ok()
+}
+
+/// Whether this process exists and is ours. Where there is no /proc nobody can tell, so it is believed.
+fn is_our_process(pid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    if !Path::new("/proc/self").exists() {
+        return true;
+    }
+    fs::metadata(format!("/proc/{pid}")).is_ok_and(|m| m.uid() == rustix::process::geteuid().as_raw())
+}
+
+/// The server over this data directory, if it runs as this user, listens, and its token is readable.
 pub(crate) fn find(data_dir: &Path) -> Option<Found> {
-    let text = fs::read(announcement_path(data_dir)).ok()?;
-    let announced: Announcement = serde_json::from_slice(&text).ok()?;
+    let announced = read_announcement(data_dir)?;
     let token = fs::read_to_string(token_path(data_dir)).ok()?;
-    // The files of a server that was killed are still there: only a listening one counts.
+    // The files of a server that was killed are still there, and by now its port may be somebody else's, who must not
+    // get the token: only a process of ours that listens counts.
+    if !is_our_process(announced.pid) {
+        return None;
+    }
     TcpStream::connect_timeout(&announced.address, PROBE_LIMIT).ok()?;
     let certificate = announced.certificate.and_then(|path| fs::read(path).ok());
     Some(Found { url: announced.url, token: SecretString::from(token.trim().to_owned()), certificate })
@@ -81,11 +100,12 @@ pub(crate) async fn announce(
     let owner = users.iter().filter(|u| !u.disabled).max_by_key(|u| u.role).ok_or_else(|| {
         Error::new(ErrorKind::NotFound, "no enabled user can own the token of local commands")
     })?;
-    // Left over from a server that was killed.
-    for old in
-        store.tokens(None).await?.into_iter().filter(|t| t.kind == TokenKind::Api && t.name == TOKEN_NAME)
-    {
-        store.remove_token(old.id).await?;
+    // Left over from a server that was killed. By id: people may call their tokens what they like.
+    if let Some(old) = read_announcement(data_dir).and_then(|a| a.token?.parse().ok()) {
+        match store.remove_token(old).await {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
     let secret = SecretString::from(format!("fct_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())));
     let hash: [u8; 32] = Sha256::digest(secret.expose_secret().as_bytes()).into();
@@ -109,6 +129,7 @@ pub(crate) async fn announce(
         url,
         address: reachable,
         pid: std::process::id(),
+        token: Some(token.to_string()),
         certificate: certificate.and_then(|p| fs::canonicalize(p).ok()),
     };
     let json = serde_json::to_vec(&announcement)
@@ -128,6 +149,37 @@ impl Announced {
         }
         if let Err(error) = store.remove_token(self.token).await {
             tracing::debug!(%error, "the token of local commands was not removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_of_a_process_that_is_gone_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        fs::write(token_path(dir.path()), "fct_x").unwrap();
+        let mut announced = Announcement {
+            url: format!("http://{address}"),
+            address,
+            pid: std::process::id(),
+            token: None,
+            certificate: None,
+        };
+        let write = |a: &Announcement| {
+            fs::write(announcement_path(dir.path()), serde_json::to_vec(a).unwrap()).unwrap();
+        };
+        write(&announced);
+        assert!(find(dir.path()).is_some());
+        if Path::new("/proc/self").exists() {
+            // Larger than any process id the kernel gives.
+            announced.pid = u32::MAX;
+            write(&announced);
+            assert!(find(dir.path()).is_none(), "somebody else listens there now");
         }
     }
 }

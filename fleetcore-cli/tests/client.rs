@@ -110,6 +110,29 @@ async fn every_byte_arrives_once_however_often_the_connection_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bytes_from_the_middle_go_on_to_the_end() {
+    let home = Home::new();
+    let server = home.serve();
+    announced(&home);
+    let client = client_of(&home, &server.url);
+    let spec = CommandSpec::shell("echo first; read x; echo got $x").with_stdin();
+    let command =
+        client.create_command(&NewCommand::from_spec(&Target::local(), &spec).unwrap()).await.unwrap();
+    let id = command.id.parse().unwrap();
+    let mut events = client.output(id, Offset(0), Transport::WebSocket).await.unwrap();
+    while !matches!(events.next().await.unwrap().unwrap(), CommandEvent::Output(_)) {}
+
+    let mut bytes = client.output_bytes(id, Offset(3), true).await.unwrap();
+    let mut got = bytes.next().await.unwrap().unwrap().to_vec();
+    let line = futures::stream::once(async { Ok("it\n".into()) }).boxed();
+    client.write_stdin(id, line, true).await.unwrap();
+    while let Some(part) = bytes.next().await {
+        got.extend_from_slice(&part.unwrap());
+    }
+    assert_eq!(String::from_utf8(got).unwrap(), "st\ngot it\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn errors_keep_their_kind_and_context() {
     let home = Home::new();
     let server = home.serve();

@@ -8,7 +8,8 @@ use std::{
     process::Stdio,
 };
 
-use common::{Home, announced, mode, wait_for};
+use common::{Home, announced, mode, signal_child, wait_for};
+use rustix::process::Signal;
 
 #[test]
 fn the_same_codes_as_without_a_server() {
@@ -70,6 +71,35 @@ fn detached_commands_are_watched_and_ended() {
     wait_for(|| home.run(&["logs", &id]).ok().out == "up\n");
     home.run(&["kill", "-s", "USR1", &id]).ok();
     assert_eq!(home.run(&["attach", "--read-only", &id]).code, 9);
+}
+
+#[test]
+fn a_watcher_that_leaves_does_not_touch_the_command() {
+    let home = Home::new();
+    let _server = home.serve();
+    announced(&home);
+    let script = "trap 'echo hit; exit 9' INT TERM; echo up; while :; do echo on; sleep 0.05; done";
+    let id = home.run(&["run", "-d", "local", "-c", script]).ok().out.trim().to_owned();
+    let watch = |args: &[&str]| {
+        let mut child = home.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line, "up\n");
+        (child, out)
+    };
+    for args in [&["attach", "--read-only", &id][..], &["attach", &id]] {
+        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let (mut child, _out) = watch(args);
+            signal_child(&child, signal);
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{args:?}");
+        }
+        let (mut child, out) = watch(args);
+        drop(out);
+        assert_eq!(child.wait().unwrap().code(), Some(141), "{args:?}");
+    }
+    assert_eq!(home.run(&["ps", "-q"]).ok().out.trim(), id, "it runs on");
+    assert!(!home.run(&["logs", &id]).ok().out.contains("hit"));
 }
 
 #[test]
@@ -178,6 +208,20 @@ fn log_in_use_tokens_log_out() {
 }
 
 #[test]
+fn a_server_of_this_host_is_not_asked_through_a_proxy() {
+    let home = Home::new();
+    let _server = home.serve();
+    announced(&home);
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let mut command = home.command(&["ps"]);
+    command.env("HTTP_PROXY", &url).env("http_proxy", &url).env("ALL_PROXY", &url);
+    assert_eq!(command.output().unwrap().status.code(), Some(0));
+    proxy.set_nonblocking(true).unwrap();
+    assert!(proxy.accept().is_err(), "the token went to the proxy");
+}
+
+#[test]
 fn the_first_password_can_be_chosen_and_is_not_printed() {
     let home = Home::new();
     let server = home.serve_with(&[], &[("FLEETCORE_ADMIN_PASSWORD", "chosen by somebody")]);
@@ -227,6 +271,8 @@ fn a_killed_server_is_not_found_and_its_commands_are_lost() {
         text.contains(&again.url)
     });
     assert!(home.run(&["logs", &id]).ok().out.starts_with("kept\n"));
+    let tokens = home.run(&["token", "ls", "-q"]).ok().out;
+    assert_eq!(tokens.lines().count(), 1, "the token of the killed server is gone: {tokens}");
 }
 
 #[test]

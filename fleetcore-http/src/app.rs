@@ -1,6 +1,6 @@
 //! The state all routes share, and the one middleware around them.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -240,17 +240,14 @@ async fn around(State(app): State<App>, mut request: Request, next: Next) -> Res
         return refused;
     }
     let changes = path_is_api && !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let slot = changes.then(|| {
+    let trail = changes.then(|| {
         let slot = Arc::new(AuditSlot::default());
         request.extensions_mut().insert(slot.clone());
-        slot
-    });
-    let origin = changes.then(|| {
         let (parts, body) = std::mem::take(&mut request).into_parts();
         let ip = ClientIp::of(&parts, &app).0;
         let path = parts.uri.path().to_owned();
         request = Request::from_parts(parts, body);
-        (ip, path)
+        Trail { app: app.clone(), slot, method: method.clone(), route: route.clone(), path, ip, done: false }
     });
     let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
@@ -259,28 +256,9 @@ async fn around(State(app): State<App>, mut request: Request, next: Next) -> Res
     let status = response.status();
     let code = response.extensions().get::<ProblemCode>().map(|c| c.0);
     secure(response.headers_mut(), app.config().tls.is_some());
-    let route = route.as_ref().map_or("other", |r| r.as_str());
-    if let (Some(slot), Some((ip, path))) = (slot, origin)
-        // What is refused for want of any login, or has no route, changes nothing and would let strangers fill the log.
-        && (slot.actor().is_some() || slot.action().is_some())
-    {
-        let action = slot.action().map_or_else(|| format!("{method} {route}"), str::to_owned);
-        let hot = action.starts_with("command.") || action.starts_with("session.");
-        let outcome = code.unwrap_or("ok");
-        let entry = AuditEntry::new(
-            slot.actor().unwrap_or("nobody"),
-            action,
-            slot.target().unwrap_or(&path),
-            outcome,
-        );
-        let detail = slot.detail_text().map(|d| format!("{d}; ")).unwrap_or_default();
-        let entry = entry.with_detail(format!("{detail}from {ip}"));
-        // Commands and sessions have a durable record with the actor of their own; anything else waits for the disk.
-        if hot {
-            app.audit_later(entry).await;
-        } else {
-            app.audit_now(entry).await;
-        }
+    let route = route_label(route.as_ref());
+    if let Some(trail) = trail {
+        trail.end(code.unwrap_or("ok")).await;
     }
     let elapsed = started.elapsed();
     if !health {
@@ -298,6 +276,67 @@ async fn around(State(app): State<App>, mut request: Request, next: Next) -> Res
         }
     }
     response
+}
+
+fn route_label(route: Option<&MatchedPath>) -> &str {
+    route.map_or("other", |r| r.as_str())
+}
+
+/// Sees to it that a request that changes something gets into the audit log, also when its client hangs up: then the
+/// whole future of the request is dropped, at whatever point it was.
+struct Trail {
+    app: App,
+    slot: Arc<AuditSlot>,
+    method: Method,
+    route: Option<MatchedPath>,
+    path: String,
+    ip: IpAddr,
+    done: bool,
+}
+
+impl Trail {
+    /// What the log will say; nothing about what changes nothing.
+    fn entry(&self, outcome: &str) -> Option<AuditEntry> {
+        let slot = &self.slot;
+        // What is refused for want of any login, or has no route, changes nothing and would let strangers fill the log.
+        if slot.actor().is_none() && slot.action().is_none() {
+            return None;
+        }
+        let action = slot
+            .action()
+            .map_or_else(|| format!("{} {}", self.method, route_label(self.route.as_ref())), str::to_owned);
+        let target = slot.target().unwrap_or(&self.path);
+        let entry = AuditEntry::new(slot.actor().unwrap_or("nobody"), action, target, outcome);
+        let detail = slot.detail_text().map(|d| format!("{d}; ")).unwrap_or_default();
+        Some(entry.with_detail(format!("{detail}from {}", self.ip)))
+    }
+
+    /// Writes the entry; when this returns it is on the disk, or for commands in the queue for it.
+    async fn end(mut self, outcome: &str) {
+        self.done = true;
+        let Some(entry) = self.entry(outcome) else { return };
+        // Commands have a durable record with the actor of their own; anything else waits for the disk.
+        let hot = entry.action.starts_with("command.");
+        let app = self.app.clone();
+        // Its own task: a client that leaves now must not take the entry with it.
+        let write =
+            async move { if hot { app.audit_later(entry).await } else { app.audit_now(entry).await } };
+        // Fails only with the runtime.
+        let _ = self.app.tasks().spawn(write).await;
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        if let (Some(entry), Ok(runtime)) = (self.entry("client_left"), tokio::runtime::Handle::try_current())
+        {
+            let app = self.app.clone();
+            self.app.tasks().spawn_on(async move { app.audit_now(entry).await }, &runtime);
+        }
+    }
 }
 
 /// Anybody can make up methods; labels must stay few.

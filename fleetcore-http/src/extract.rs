@@ -34,17 +34,36 @@ impl<T: Serialize> IntoResponse for Json<T> {
 impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Problem;
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "Not a kind of content this accepts",
-                "the body must be application/json",
-            ));
-        }
-        let body = read_body(request, app).await?;
-        parse_json(&body).map(Self)
+        read_json(request, app, app.config().limits.json_bytes).await.map(Self)
     }
+}
+
+/// JSON from those who have not said yet who they are; larger bodies are refused before they are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StrangersJson<T>(pub(crate) T);
+
+/// Room for the longest name and password, also when every character of them is escaped.
+const STRANGERS_JSON_BYTES: usize = 64 << 10;
+
+impl<T: DeserializeOwned> FromRequest<App> for StrangersJson<T> {
+    type Rejection = Problem;
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let limit = app.config().limits.json_bytes.min(STRANGERS_JSON_BYTES);
+        read_json(request, app, limit).await.map(Self)
+    }
+}
+
+async fn read_json<T: DeserializeOwned>(request: Request, app: &App, limit: usize) -> Result<T, Problem> {
+    if !is_json(request.headers()) {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "Not a kind of content this accepts",
+            "the body must be application/json",
+        ));
+    }
+    let body = read_body(request, app, limit).await?;
+    parse_json(&body)
 }
 
 /// Reads JSON; the error names the field as a path, such as `pty.cols`.
@@ -66,10 +85,9 @@ pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem>
     Ok(value)
 }
 
-/// A body that must fit into the limit for JSON and arrive in time.
-pub(crate) async fn read_body(request: Request, app: &App) -> Result<Bytes, Problem> {
+/// A body of at most `limit` bytes that must arrive in time.
+pub(crate) async fn read_body(request: Request, app: &App, limit: usize) -> Result<Bytes, Problem> {
     let limits = &app.config().limits;
-    let limit = limits.json_bytes;
     if content_length(request.headers()).is_some_and(|len| len > limit as u64) {
         return Err(Problem::too_large(limit as u64));
     }

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use fleetcore::{Error, ErrorKind};
 
 use super::{
-    exec::{Left, follow, interact},
+    exec::{Left, interact, watch},
     shell::{join, join_offset},
 };
 use crate::{
@@ -44,14 +44,10 @@ async fn command(
 ) -> Outcome {
     let command = control.command(id).await?;
     let terminal = command.pty.is_some() && std::io::stdin().is_terminal();
-    let input = !read_only && !command.state.is_settled();
+    let input = terminal && !read_only && !command.state.is_settled();
     let running = control.attach(id, fleetcore::Offset(0), input).await?;
-    if !terminal || !input {
-        return match follow(running, stops, settings.quiet).await {
-            // Watching is all we did.
-            Ok(code) => Ok(code),
-            Err(e) => Err(e),
-        };
+    if !input {
+        return watch(running, &mut stops, settings.quiet).await;
     }
     running.input.resize(crate::tty::size()).await?;
     match interact(running, &mut stops, false, true).await? {

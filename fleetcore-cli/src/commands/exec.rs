@@ -55,8 +55,24 @@ pub(super) fn write(channel: Channel, data: &[u8]) -> std::result::Result<(), Fa
     }
 }
 
-/// Runs a command without a terminal to its end. The first Ctrl-C interrupts it, the second kills it; `kill` and a
-/// closed terminal cancel it.
+/// Shows a command of somebody else to its end. Whatever makes us leave before is no business of the command's.
+pub(super) async fn watch(running: Running, stops: &mut StopSignals, quiet: bool) -> Outcome {
+    let Running { mut events, input: _input } = running;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => if let Some(code) = show(event?, quiet)? {
+                    return Ok(code);
+                },
+                None => return Err(Failure::Exec(ended_early())),
+            },
+            stop = stops.next() => return Ok(128 + stop.number()),
+        }
+    }
+}
+
+/// Runs our own command without a terminal to its end. The first Ctrl-C interrupts it, the second kills it; `kill` and
+/// a closed terminal cancel it.
 pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool) -> Outcome {
     let Running { mut events, input } = running;
     let mut interrupted = false;

@@ -113,6 +113,10 @@ impl ClientBuilder {
             .tcp_nodelay(true)
             // Redirects of an API are a misconfiguration, and would carry the token elsewhere.
             .redirect(reqwest::redirect::Policy::none());
+        if is_this_host(&base) {
+            // HTTP_PROXY is set for the world outside: a proxy would get to see the token of a server of this host.
+            http = http.no_proxy();
+        }
         for pem in &self.roots {
             let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| {
                 Error::invalid("certificate", "one or more certificates in PEM form").with_source(e)
@@ -122,6 +126,19 @@ impl ClientBuilder {
         let http = http.build().map_err(|e| problem::transport("client.build", e))?;
         let inner = Inner { http, base, credentials: self.credentials, reconnect: self.reconnect };
         Ok(Client { inner: Arc::new(inner) })
+    }
+}
+
+/// Whether the address never leaves this host.
+fn is_this_host(base: &Url) -> bool {
+    match base.host() {
+        Some(url::Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
+        None => false,
     }
 }
 
@@ -334,6 +351,18 @@ mod tests {
         let url = client.url(&["api", "v1", "targets", "office-1/multipass/dev 1"]);
         assert_eq!(url.as_str(), "http://h:1/base/api/v1/targets/office-1%2Fmultipass%2Fdev%201");
         assert_eq!(client.base_url(), "http://h:1/base");
+    }
+
+    #[test]
+    fn what_never_leaves_this_host() {
+        let is = |url: &str| is_this_host(&Url::parse(url).unwrap());
+        for url in ["http://localhost:1", "http://LocalHost.", "http://127.8.0.1", "http://[::1]:2"] {
+            assert!(is(url), "{url}");
+        }
+        assert!(is("http://[::ffff:127.0.0.1]"));
+        for url in ["http://localhost.example", "http://128.0.0.1", "http://[::2]", "http://nolocalhost"] {
+            assert!(!is(url), "{url}");
+        }
     }
 
     #[test]

@@ -127,10 +127,10 @@ impl Client {
         const OP: &str = "client.output_bytes";
         let id = id.to_string();
         let mut request = self.request(Method::GET, &["api", "v1", "commands", &id, "output"]);
-        request = request.query(&[("follow", follow)]).header(header::ACCEPT, "application/octet-stream");
-        if from.0 > 0 {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
-        }
+        // No Range: a range ends where the output ends now.
+        request = request
+            .query(&[("follow", follow.to_string()), ("from", from.to_string())])
+            .header(header::ACCEPT, "application/octet-stream");
         let answer = self.send(OP, request).await?;
         Ok(answer.bytes_stream().map_err(|e| problem::transport(OP, e)).boxed())
     }

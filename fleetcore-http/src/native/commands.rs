@@ -16,6 +16,7 @@ use fleetcore::{
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Deserialize;
+use tokio::{sync::oneshot, task::JoinHandle};
 use utoipa::IntoParams;
 
 use super::{
@@ -82,17 +83,18 @@ pub(super) async fn create_command(
     let machine = app.fleet().target(&target)?;
     let permit = app.command_quota().take(actor.name())?;
     let wanted = chosen.then(|| Content::of(&target, &spec));
-    // Its own task: a client that goes away now must not leave a record of a command that never started.
-    let (cx, fleet_machine) = (actor.context(), machine);
-    let started = tokio::spawn(start(fleet_machine, cx, id, spec)).await;
-    let started = started.map_err(|e| Error::new(ErrorKind::Unexpected, "starting failed").with_source(e))?;
+    let (answer, started) = oneshot::channel();
+    // Its own task: a client that goes away now must neither leave a record of a command that never started, nor give
+    // its permit back while the command runs.
+    let held = app.tasks().spawn(start(machine, actor.context(), id, spec, permit, answer));
+    let started =
+        started.await.map_err(|e| Error::new(ErrorKind::Unexpected, "starting failed").with_source(e))?;
     match started {
         Ok(handle) => {
-            let command = finish(&app, handle, wait, permit).await?;
+            let command = finish(&app, handle, wait, Some(held)).await?;
             Ok(created(StatusCode::CREATED, command))
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            drop(permit);
             let record = app.fleet().commands().get(id).await?;
             if wanted.is_some_and(|w| !w.same_as(&record)) {
                 return Err(error.into());
@@ -112,13 +114,29 @@ pub(super) async fn create_command(
     }
 }
 
+/// Starts a command, and holds the permit until it has ended.
 async fn start(
     machine: Machine,
     cx: OpContext,
     id: CommandId,
     spec: CommandSpec,
-) -> fleetcore::Result<CommandHandle> {
-    Ok(machine.spawn_with(&cx, id, spec).await?.detach())
+    permit: Permit,
+    answer: oneshot::Sender<fleetcore::Result<CommandHandle>>,
+) {
+    match machine.spawn_with(&cx, id, spec).await {
+        Ok(command) => {
+            let handle = command.detach();
+            // Fails when the client has left, which is its business; the command runs.
+            let _ = answer.send(Ok(handle.clone()));
+            // An error means that the supervisor is gone, and the command with it.
+            let _ = handle.wait().await;
+            drop(permit);
+        }
+        Err(error) => {
+            drop(permit);
+            let _ = answer.send(Err(error));
+        }
+    }
 }
 
 fn created(status: StatusCode, command: Command) -> Response {
@@ -172,12 +190,13 @@ fn check_wait(app: &App, wait: WaitFor) -> Result<(WaitFor, Duration), Problem> 
     Ok((wait, limit))
 }
 
-/// Waits if asked to, and sees to it that the permit is held until the command has ended.
+/// Waits if asked to. `held` is the task that holds the permit: whoever is told that the command has ended may start
+/// the next one.
 async fn finish(
     app: &App,
     handle: CommandHandle,
     wait: Option<(WaitFor, Duration)>,
-    permit: impl Into<Option<Permit>>,
+    held: Option<JoinHandle<()>>,
 ) -> Result<Command, Problem> {
     let output = match wait {
         Some((wait, limit)) => {
@@ -190,12 +209,9 @@ async fn finish(
         None => None,
     };
     let record = handle.record();
-    if let Some(permit) = permit.into().filter(|_| !record.state.is_settled()) {
-        app.tasks().spawn(async move {
-            // An error means that the supervisor is gone, and the command with it.
-            let _ = handle.wait().await;
-            drop(permit);
-        });
+    if let Some(held) = held.filter(|_| record.state.is_settled()) {
+        // Fails only with the runtime.
+        let _ = held.await;
     }
     let mut command = Command::from(&*record);
     command.output = output;

@@ -25,7 +25,7 @@ use crate::{
         new_token,
     },
     error::{Problem, Reply},
-    extract::{ClientIp, Json, NoQuery, Path, Query},
+    extract::{ClientIp, Json, NoQuery, Path, Query, StrangersJson},
 };
 
 /// Longest name of a token.
@@ -54,11 +54,12 @@ pub(super) async fn login(
     ClientIp(ip): ClientIp,
     audit: Audit,
     State(app): State<App>,
-    Json(request): Json<LoginRequest>,
+    StrangersJson(request): StrangersJson<LoginRequest>,
 ) -> Reply<Response> {
+    // Before anything is said to the audit log: those who are slowed down must not fill it either.
+    app.logins().check(ip)?;
     let user: String = request.user.chars().take(64).collect();
     audit.about("login", user.escape_debug());
-    app.logins().check(ip)?;
     let (secret, identity) = log_in(&app, &request.user, &request.password).await?;
     audit.set_actor(identity.name.clone());
     let config = app.config();

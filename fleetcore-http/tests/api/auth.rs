@@ -216,6 +216,17 @@ async fn guessing_passwords_is_slowed_down() {
     let request =
         h.http.post(format!("{}/api/v1/login", h.base)).header("x-forwarded-for", "192.0.2.7").json(&body);
     problem(request.send().await.unwrap(), 429, "rate_limited").await;
+    // Strangers cannot fill the audit log.
+    let all = h.store.read(AuditFilter::default()).await.unwrap();
+    assert_eq!(all.iter().filter(|e| e.action == "login").count(), 3, "{all:#?}");
+    assert!(all.iter().all(|e| e.outcome != "rate_limited"), "{all:#?}");
+}
+
+#[tokio::test]
+async fn strangers_send_small_bodies_only() {
+    let h = start().await;
+    problem(try_login(&h, "admin", &"x".repeat(60 << 10)).await, 401, "unauthenticated").await;
+    problem(try_login(&h, "admin", &"x".repeat(64 << 10)).await, 413, "too_large").await;
 }
 
 #[tokio::test]

@@ -242,6 +242,48 @@ async fn quotas_hold_and_come_back() {
 }
 
 #[tokio::test]
+async fn a_client_that_hangs_up_keeps_its_permit_and_its_audit_entry() {
+    use tokio::io::AsyncWriteExt;
+    let h = start_with(|c| c.limits.commands_per_actor = 1).await;
+    let id = "0190f1c2-7b1e-7c3a-9d55-0242ac120002";
+    let body = json!({ "id": id, "target": "local", "argv": ["sleep", "600"], "wait": {} }).to_string();
+    let mut socket = tokio::net::TcpStream::connect(h.address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/commands HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        h.token,
+        body.len()
+    );
+    socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let left = tokio::time::timeout(LIMIT, async {
+        while h.get(&format!("/api/v1/commands/{id}")).send().await.unwrap().status() != 200 {
+            tokio::task::yield_now().await;
+        }
+        drop(socket);
+        loop {
+            let log = h.json("/api/v1/audit?action=command.create").await;
+            if let Some(entry) = log["items"].as_array().unwrap().first() {
+                return entry.clone();
+            }
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!((left["actor"].as_str(), left["outcome"].as_str()), (Some("admin"), Some("client_left")));
+    assert!(left["target"].as_str().unwrap().contains(id), "{left}");
+    let another = json!({ "target": "local", "argv": ["true"] });
+    assert_eq!(h.post_json("/api/v1/commands", another).await.0, 429);
+}
+
+#[tokio::test]
+async fn who_waited_for_the_end_may_start_the_next() {
+    let h = start_with(|c| c.limits.commands_per_actor = 1).await;
+    for _ in 0..20 {
+        h.run(json!({ "argv": ["true"], "wait": {} })).await;
+    }
+}
+
+#[tokio::test]
 async fn many_at_once() {
     let h = start().await;
     let all = (0..100).map(|n| {

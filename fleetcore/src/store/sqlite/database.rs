@@ -125,8 +125,13 @@ impl WeakWorker {
         then: impl FnOnce(&mut T) + Send + 'static,
     ) -> Option<Result<T>> {
         let queue = self.0.upgrade()?;
-        let result = enqueue(&queue, operation, work, then);
-        Some(result.await)
+        let (job, reply) = job(operation, work, then);
+        if queue.send(job).await.is_err() {
+            return None;
+        }
+        // The thread ends with its last sender, and nobody may ever look at this future again.
+        drop(queue);
+        Some(reply.await.unwrap_or_else(|_| Err(gone(operation))))
     }
 
     /// As [`Worker::run`] for callers on a thread of their own.
@@ -256,4 +261,32 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 
 fn gone(operation: &'static str) -> Error {
     Error::new(ErrorKind::Unavailable, "the store is closed").with_operation(operation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{sync::mpsc::channel, time::Duration};
+
+    #[tokio::test]
+    async fn a_weak_caller_that_never_looks_again_does_not_keep_the_worker() {
+        let mut worker = Worker::writer(Connection::open_in_memory().unwrap(), || {}).unwrap();
+        let weak = worker.downgrade().unwrap();
+        // Holds the thread, so that the call below is surely still waiting after its first poll.
+        let (go, wait) = channel::<()>();
+        let hold = move |_: &Connection| Ok(wait.recv().unwrap());
+        let mut first = Box::pin(weak.run_then("test", hold, |_| {}));
+        let mut asleep = Box::pin(weak.run_then("test", |_| Ok(7), |_| {}));
+        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut asleep).is_pending());
+        go.send(()).unwrap();
+        let (ended, end) = channel();
+        thread::spawn(move || {
+            worker.stop();
+            ended.send(()).unwrap();
+        });
+        // Only ever waited for when it is broken.
+        end.recv_timeout(Duration::from_secs(20)).expect("the worker never stops");
+        assert_eq!(asleep.await.unwrap().unwrap(), 7, "what was queued is still done");
+        assert!(weak.run_then("test", |_| Ok(()), |_| {}).await.is_none());
+    }
 }
