@@ -2224,7 +2224,10 @@ export interface operations {
             query?: {
                 /** @description First byte wanted. Default 0. */
                 from?: number;
-                /** @description Bytes only: `false` ends with what is there now, instead of staying until the command ends. */
+                /**
+                 * @description Bytes only: whether to stay until the end, instead of ending with what is there now. Default: true for
+                 *     commands, false for sessions.
+                 */
                 follow?: boolean;
                 /** @description Bytes only: one channel of several. Excludes `Range`. */
                 channel?: components["schemas"]["Channel"];
@@ -2869,7 +2872,10 @@ export interface operations {
             query?: {
                 /** @description First byte wanted. Default 0. */
                 from?: number;
-                /** @description Bytes only: `false` ends with what is there now, instead of staying until the command ends. */
+                /**
+                 * @description Bytes only: whether to stay until the end, instead of ending with what is there now. Default: true for
+                 *     commands, false for sessions.
+                 */
                 follow?: boolean;
                 /** @description Bytes only: one channel of several. Excludes `Range`. */
                 channel?: components["schemas"]["Channel"];
@@ -3093,7 +3099,10 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment: `multipass%2Fdev1` */
+                /**
+                 * @description Its name, percent-encoded as one segment: `multipass%2Fdev1`
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3134,7 +3143,10 @@ export interface operations {
                 Range?: string;
             };
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3196,7 +3208,10 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3246,7 +3261,10 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3282,7 +3300,10 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3314,7 +3335,10 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3348,7 +3372,10 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3388,7 +3415,10 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3426,7 +3456,10 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3464,7 +3497,10 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3500,7 +3536,10 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
@@ -3532,7 +3571,10 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, percent-encoded as one segment */
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
                 target: string;
             };
             cookie?: never;
