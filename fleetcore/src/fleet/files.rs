@@ -137,7 +137,9 @@ impl Files {
     /// Unpacks an uncompressed tar stream into a directory; returns the number of entries.
     ///
     /// # Errors
-    /// `InvalidInput` for entries that would leave the directory, and devices.
+    /// `InvalidInput` for entries that would leave the directory, and devices; for symbolic links that lead out or
+    /// have `..` behind a name in their target; for entries whose path goes through a symbolic link of the same
+    /// stream, and hard links to or through one. The error names the entry (`entry`) and the rule (`rule`).
     pub async fn write_tar(&self, path: &str, data: ByteStream) -> Result<u64> {
         self.cx.guard("write tar", self.files.write_tar(&self.cx, path, data)).await
     }

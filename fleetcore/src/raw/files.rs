@@ -40,7 +40,10 @@ pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
     /// A file or directory tree as an uncompressed tar stream; entry names are relative to `path`.
     async fn read_tar(&self, cx: &OpContext, path: &str) -> Result<ByteStream>;
     /// Unpacks an uncompressed tar stream into directory `path`, which is made if missing. Entries that are
-    /// absolute, climb out with `..`, or are devices are `InvalidInput`; nothing after them is written.
+    /// absolute, climb out with `..`, or are devices are `InvalidInput`; nothing after them is written. So are links
+    /// that lead out, or whose target has `..` behind a name, and whatever relies on where another link of the same
+    /// stream leads: entries with the path of a symbolic link as a proper prefix, and hard links to or through one.
+    /// The error names the entry and the rule.
     /// Returns the number of entries.
     async fn write_tar(&self, cx: &OpContext, path: &str, data: ByteStream) -> Result<u64>;
 }

@@ -267,8 +267,8 @@ async fn trees(fs: &dyn FileSystem, dir: &Path) {
     }
 }
 
-/// An archive of one entry after `good`, with a name that the tar crate itself would refuse to write.
-fn evil(name: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
+/// An archive of `entries` (name, kind, link) after `good`, with names that the tar crate itself would refuse to write.
+fn archive(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let add = |tar: &mut tar::Builder<Vec<u8>>, name: &str, kind: tar::EntryType, link: &str, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -281,10 +281,16 @@ fn evil(name: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
         tar.append(&header, data).unwrap();
     };
     add(&mut tar, "good", tar::EntryType::Regular, "", b"g");
-    let data: &[u8] = if kind == tar::EntryType::Regular { b"evil" } else { b"" };
-    add(&mut tar, name, kind, link, data);
+    for (name, kind, link) in entries {
+        let data: &[u8] = if *kind == tar::EntryType::Regular { b"evil" } else { b"" };
+        add(&mut tar, name, *kind, link, data);
+    }
     add(&mut tar, "after", tar::EntryType::Regular, "", b"x");
     tar.into_inner().unwrap()
+}
+
+fn evil(name: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
+    archive(&[(name, kind, link)])
 }
 
 async fn hostile_archives(fs: &dyn FileSystem, dir: &Path) {
@@ -311,6 +317,32 @@ async fn hostile_archives(fs: &dyn FileSystem, dir: &Path) {
         assert!(!dest.join("after").exists(), "{name}");
         let _ = std::fs::remove_dir_all(&dest);
     }
+    // Each of these links stays inside by its name alone; two together lead out.
+    let ways = [
+        ("l", T::Symlink, ".", "l/evil", T::Symlink, "../outside"),
+        ("./l", T::Symlink, ".", "l//./evil", T::Regular, ""),
+        ("d/e/l", T::Symlink, "../..", "evil", T::Symlink, "d/e/l/../outside"),
+        ("d/l", T::Symlink, "..", "evil", T::Link, "d/l"),
+    ];
+    for (first, kind, to, name, entry, link) in ways {
+        let data = archive(&[(first, kind, to), (name, entry, link)]);
+        let err = fs.write_tar(&cx(), &at(dir, "dest"), bytes(data)).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InvalidInput, "{first}, {name}: {err}");
+        assert_eq!(err.context_value("entry"), Some(name), "{err}");
+        assert!(err.context_value("rule").is_some(), "{err}");
+        assert_eq!(std::fs::read(&outside).unwrap(), b"untouched", "{name}");
+        assert!(dest.join("evil").symlink_metadata().is_err() && !dest.join("after").exists(), "{name}");
+        let _ = std::fs::remove_dir_all(&dest);
+    }
+    // Links beside and behind others, and a name that merely begins like one, are fine.
+    let fine = [
+        ("d/l", T::Symlink, "../good"),
+        ("d/l2", T::Symlink, "l"),
+        ("d/l2x/f", T::Regular, ""),
+        ("d/l", T::Symlink, "../d"),
+    ];
+    assert_eq!(fs.write_tar(&cx(), &at(dir, "dest"), bytes(archive(&fine))).await.unwrap(), 6);
+    let _ = std::fs::remove_dir_all(&dest);
     // Not a tar stream, one that is cut off, and one whose sender fails.
     let good = evil("b", T::Regular, "");
     for data in [bytes(vec![b'x'; 2000]), bytes(good[..1100].to_vec())] {
