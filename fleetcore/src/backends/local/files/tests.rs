@@ -9,8 +9,9 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::{LocalFiles, transfer::Transfers};
 use crate::{
-    Error, ErrorKind, FileKind, Result, WriteOptions,
+    Error, ErrorKind, FileKind, Result, Retry, WriteOptions,
     backends::local::{Local, LocalConfig},
     raw::{ByteStream, Executor, FileSystem, OpContext},
 };
@@ -476,12 +477,54 @@ async fn a_dropped_write_leaves_the_old_file_and_nothing_else() {
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
 }
 
-#[tokio::test]
-async fn a_pipe_or_an_endless_stream_ends_with_its_reader() {
+#[test]
+fn stalled_archives_leave_the_threads_of_other_operations_alone() {
     let tmp = tempfile::tempdir().unwrap();
     std::fs::write(at(tmp.path(), "f"), vec![0; 8 << 20]).unwrap();
     let fs = native(LocalConfig::default());
-    let mut packed = fs.read_tar(&cx(), &at(tmp.path(), "f")).await.unwrap();
-    packed.next().await.unwrap().unwrap();
-    drop(packed); // the packing thread must notice, or the runtime would never shut down
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let stat = async || {
+        let path = at(tmp.path(), "f");
+        let limit = std::time::Duration::from_secs(20); // only ever waited for when it is broken
+        tokio::time::timeout(limit, fs.stat(&cx(), &path)).await.expect("a thread is taken").unwrap();
+    };
+    runtime.block_on(async {
+        let unread = fs.read_tar(&cx(), &at(tmp.path(), "f")).await.unwrap();
+        stat().await;
+        drop(unread);
+    });
+    runtime.block_on(async {
+        let (context, path) = (cx(), at(tmp.path(), "dest"));
+        let mut silent = fs.write_tar(&context, &path, stream::pending().boxed());
+        assert!(futures::poll!(&mut silent).is_pending());
+        stat().await;
+    });
+}
+
+#[tokio::test]
+async fn archives_have_a_limited_number_of_threads_and_give_them_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    std::fs::write(at(tmp.path(), "f"), vec![0; 8 << 20]).unwrap();
+    let mut fs = LocalFiles::open(&Arc::new(LocalConfig::default())).unwrap();
+    let transfers = Transfers::of(2);
+    Arc::get_mut(&mut fs.0).unwrap().transfers = transfers.clone();
+    let (context, dest) = (cx(), at(tmp.path(), "dest"));
+    let mut unread = fs.read_tar(&context, &at(tmp.path(), "f")).await.unwrap();
+    let mut silent = fs.write_tar(&context, &dest, stream::pending().boxed());
+    assert!(futures::poll!(&mut silent).is_pending());
+    let refused = [
+        fs.read_tar(&context, &at(tmp.path(), "f")).await.map(drop).unwrap_err(),
+        fs.write_tar(&context, &dest, bytes("")).await.map(drop).unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::RateLimited, "{error}");
+        assert!(matches!(error.retry(), Retry::Temporary { .. }), "{error:?}");
+        assert!(error.operation().ends_with("_tar") && error.context_value("path").is_some(), "{error}");
+    }
+    // The threads end with those who wait for them, or this would never return.
+    unread.next().await.unwrap().unwrap();
+    drop((unread, silent));
+    transfers.all_ended(2).await;
+    drop(fs.read_tar(&context, &at(tmp.path(), "f")).await.unwrap());
 }

@@ -18,9 +18,9 @@ use rustix::{
     io::Errno,
 };
 use tar::{Archive, Entry, EntryType};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Inner, base::Base, failed, hop};
+use super::{Inner, aborted, base::Base, failed};
 use crate::{
     Error, ErrorKind, Result,
     raw::ByteStream,
@@ -68,12 +68,18 @@ pub(super) async fn unpack(
     limits: Limits,
     mut data: ByteStream,
 ) -> Result<u64> {
+    let place = inner.transfers.enter()?;
     let (sender, pieces) = mpsc::channel(WAITING);
-    let work = hop(move || {
-        let dest = inner.base.make_dirs(&at).map_err(failed)?;
-        let reader = ChannelReader { pieces, current: Bytes::new(), ended: false };
-        unpack_into(&Base::Beneath(dest), reader, limits)
-    });
+    let (tell, result) = oneshot::channel();
+    place.run("fleetcore-unpack", move || {
+        let unpacked = inner.base.make_dirs(&at).map_err(failed).and_then(|dest| {
+            let reader = ChannelReader { pieces, current: Bytes::new(), ended: false };
+            unpack_into(&Base::Beneath(dest), reader, limits)
+        });
+        // Fails when nobody waits for it any more.
+        let _ = tell.send(unpacked);
+    })?;
+    let work = async move { result.await.unwrap_or_else(|e| Err(aborted(e))) };
     let feed = async move {
         while let Some(piece) = data.next().await {
             if sender.send(Some(piece?)).await.is_err() {
