@@ -17,6 +17,7 @@ pub mod store;
 mod supervisor;
 #[cfg(feature = "local")]
 mod sys;
+mod tar_links;
 mod term;
 mod types;
 

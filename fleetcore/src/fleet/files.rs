@@ -129,7 +129,8 @@ impl Files {
     /// A file or tree as an uncompressed tar stream.
     ///
     /// # Errors
-    /// As for [`stat`](Self::stat); errors on the way come as the last item.
+    /// As for [`stat`](Self::stat), and `RateLimited`, temporary, when too many tar streams are open; errors on the
+    /// way come as the last item.
     pub async fn read_tar(&self, path: &str) -> Result<ByteStream> {
         self.cx.guard("read tar", self.files.read_tar(&self.cx, path)).await
     }
@@ -137,7 +138,10 @@ impl Files {
     /// Unpacks an uncompressed tar stream into a directory; returns the number of entries.
     ///
     /// # Errors
-    /// `InvalidInput` for entries that would leave the directory, and devices.
+    /// `InvalidInput` for entries that would leave the directory, and devices; for symbolic links that lead out or
+    /// have `..` behind a name in their target; for entries whose path goes through a symbolic link of the same
+    /// stream, and hard links to or through one. The error names the entry (`entry`) and the rule (`rule`).
+    /// `RateLimited`, temporary, when too many tar streams are open.
     pub async fn write_tar(&self, path: &str, data: ByteStream) -> Result<u64> {
         self.cx.guard("write tar", self.files.write_tar(&self.cx, path, data)).await
     }

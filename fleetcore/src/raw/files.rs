@@ -38,9 +38,13 @@ pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
     /// Removes a file, or a directory: an empty one, or with all in it when `recursive`. `NotFound` if absent.
     async fn remove(&self, cx: &OpContext, path: &str, recursive: bool) -> Result<()>;
     /// A file or directory tree as an uncompressed tar stream; entry names are relative to `path`.
+    /// `RateLimited` and temporary when a backend has too many such streams open.
     async fn read_tar(&self, cx: &OpContext, path: &str) -> Result<ByteStream>;
     /// Unpacks an uncompressed tar stream into directory `path`, which is made if missing. Entries that are
-    /// absolute, climb out with `..`, or are devices are `InvalidInput`; nothing after them is written.
+    /// absolute, climb out with `..`, or are devices are `InvalidInput`; nothing after them is written. So are links
+    /// that lead out, or whose target has `..` behind a name, and whatever relies on where another link of the same
+    /// stream leads: entries with the path of a symbolic link as a proper prefix, and hard links to or through one.
+    /// The error names the entry and the rule.
     /// Returns the number of entries.
     async fn write_tar(&self, cx: &OpContext, path: &str, data: ByteStream) -> Result<u64>;
 }

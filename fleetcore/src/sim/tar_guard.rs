@@ -13,7 +13,10 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    tar_links::{LinkPaths, NOT_LINKED, NOT_THROUGH},
+};
 
 const BLOCK: usize = 512;
 /// Longest extension header: paths and attributes, a few kilobytes in practice.
@@ -57,6 +60,7 @@ pub(super) struct TarGuard {
     state: State,
     next: Extension,
     entries: Counter,
+    links: LinkPaths,
 }
 
 impl Default for TarGuard {
@@ -65,6 +69,7 @@ impl Default for TarGuard {
             state: State::Header(BytesMut::new()),
             next: Extension::default(),
             entries: Counter::default(),
+            links: LinkPaths::default(),
         }
     }
 }
@@ -186,9 +191,14 @@ impl TarGuard {
         });
         let link = next.link.unwrap_or_else(|| text(field(157, 100)).to_vec());
         let depth = safe_depth(&path).ok_or_else(|| bad_entry(&path, "a relative path without `..`"))?;
+        if self.links.on_the_way(names(&path)) {
+            return Err(bad_entry(&path, NOT_THROUGH));
+        }
         match kind {
             b'0' | 0 | b'7' => {}
             b'5' => {}
+            // It would move a symbolic link to where its target means something else.
+            b'1' if self.links.on_the_way_or_at(names(&link)) => return Err(bad_entry(&path, NOT_LINKED)),
             b'1' if safe_depth(&link).is_some_and(|d| d > 0) => {}
             b'2' if stays_inside(depth, &link) => {}
             b'1' | b'2' => return Err(bad_entry(&path, "a link that stays inside the directory")),
@@ -199,6 +209,9 @@ impl TarGuard {
         }
         if self.entries.0.fetch_add(1, Ordering::Relaxed) >= ENTRIES_MAX {
             return Err(bad("a tar stream of at most a million entries"));
+        }
+        if kind == b'2' {
+            self.links.add(names(&path));
         }
         let length =
             size.checked_add(padding(size)).ok_or_else(|| bad("a tar stream with readable sizes"))?;
@@ -296,24 +309,29 @@ fn safe_depth(path: &[u8]) -> Option<usize> {
     if path.is_empty() || path.starts_with(b"/") {
         return None;
     }
-    let names = path.split(|b| *b == b'/').filter(|n| !matches!(*n, b"" | b"."));
-    names.map(|n| (n != b"..").then_some(1)).sum()
+    names(path).map(|n| (n != b"..").then_some(1)).sum()
 }
 
-/// Whether a link in a directory `depth - 1` levels down stays inside.
+/// The names a path consists of, `..` among them.
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|b| *b == b'/').filter(|n| !matches!(*n, b"" | b"."))
+}
+
+/// Whether a link in a directory `depth - 1` levels down stays inside. `..` behind a name does not count as
+/// going back: the name may be, or become, a link to somewhere else.
 fn stays_inside(depth: usize, target: &[u8]) -> bool {
     let mut depth = depth.saturating_sub(1);
+    let mut named = false;
     if target.starts_with(b"/") || target.is_empty() {
         return false;
     }
-    for name in target.split(|b| *b == b'/') {
-        match name {
-            b"" | b"." => {}
-            b".." => match depth.checked_sub(1) {
-                Some(up) => depth = up,
-                None => return false,
-            },
-            _ => depth += 1,
+    for name in names(target) {
+        if name != b".." {
+            named = true;
+        } else if named || depth == 0 {
+            return false;
+        } else {
+            depth -= 1;
         }
     }
     true

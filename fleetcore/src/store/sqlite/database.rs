@@ -273,12 +273,12 @@ mod tests {
         let mut worker = Worker::writer(Connection::open_in_memory().unwrap(), || {}).unwrap();
         let weak = worker.downgrade().unwrap();
         // Holds the thread, so that the call below is surely still waiting after its first poll.
-        let (go, wait) = channel::<()>();
+        let (go, wait) = channel::<u8>();
         let hold = move |_: &Connection| Ok(wait.recv().unwrap());
         let mut first = Box::pin(weak.run_then("test", hold, |_| {}));
         let mut asleep = Box::pin(weak.run_then("test", |_| Ok(7), |_| {}));
         assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut asleep).is_pending());
-        go.send(()).unwrap();
+        go.send(1).unwrap();
         let (ended, end) = channel();
         thread::spawn(move || {
             worker.stop();

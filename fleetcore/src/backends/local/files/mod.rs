@@ -5,6 +5,7 @@ mod content;
 mod pack;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transfer;
 mod unpack;
 
 use std::{
@@ -21,7 +22,7 @@ use rustix::{
     io::Errno,
 };
 
-use self::base::Base;
+use self::{base::Base, transfer::Transfers};
 use super::LocalConfig;
 use crate::{
     Error, ErrorKind, FileInfo, FileKind, Result, WriteOptions,
@@ -39,6 +40,7 @@ struct Inner {
     roots: Vec<PathBuf>,
     home: PathBuf,
     config: Arc<LocalConfig>,
+    transfers: Transfers,
 }
 
 impl LocalFiles {
@@ -46,15 +48,18 @@ impl LocalFiles {
     pub(super) fn open(config: &Arc<LocalConfig>) -> Result<Self> {
         let home = config.home.clone();
         let Some(root) = &config.file_root else {
-            let inner = Inner { base: Base::Anywhere, roots: vec![], home, config: Arc::clone(config) };
-            return Ok(Self(Arc::new(inner)));
+            return Ok(Self::new(Base::Anywhere, vec![], home, config));
         };
         let fail = |e| Error::io("open file root", e).with_context("path", root.display());
         let dir = Base::Anywhere.dir(root).map_err(fail)?;
         let real = root.canonicalize().map_err(fail)?;
         let roots = vec![root.clone(), real];
-        let inner = Inner { base: Base::Beneath(dir), roots, home, config: Arc::clone(config) };
-        Ok(Self(Arc::new(inner)))
+        Ok(Self::new(Base::Beneath(dir), roots, home, config))
+    }
+
+    fn new(base: Base, roots: Vec<PathBuf>, home: PathBuf, config: &Arc<LocalConfig>) -> Self {
+        let (config, transfers) = (Arc::clone(config), Transfers::of_process());
+        Self(Arc::new(Inner { base, roots, home, config, transfers }))
     }
 
     /// Runs blocking work on `path`, and says in errors what it was about.
@@ -82,8 +87,13 @@ fn about(err: Error, operation: &'static str, path: &str) -> Error {
 async fn hop<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(e) => Err(Error::new(ErrorKind::Unexpected, "file operation was aborted").with_source(e)),
+        Err(e) => Err(aborted(e)),
     }
+}
+
+/// Its thread panicked.
+fn aborted(why: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Unexpected, "file operation was aborted").with_source(why)
 }
 
 /// The public error of a failed system call.
@@ -260,7 +270,8 @@ impl FileSystem for LocalFiles {
 
     async fn read_tar(&self, cx: &OpContext, path: &str) -> Result<ByteStream> {
         let shown = path.to_owned();
-        self.run(cx, "read_tar", path, move |inner, at| pack::start(&inner.base, at, shown)).await
+        let place = self.0.transfers.enter().map_err(|e| about(e, "read_tar", path))?;
+        self.run(cx, "read_tar", path, move |inner, at| pack::start(place, &inner.base, at, shown)).await
     }
 
     async fn write_tar(&self, cx: &OpContext, path: &str, data: ByteStream) -> Result<u64> {

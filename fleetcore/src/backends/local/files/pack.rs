@@ -14,7 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
-use super::{MAX_DEPTH, base::Base, entries_of, failed, mode_bits, not_a_file, too_deep};
+use super::{MAX_DEPTH, base::Base, entries_of, failed, mode_bits, not_a_file, too_deep, transfer::Place};
 use crate::{Error, Result, raw::ByteStream};
 
 /// Pieces of the stream, and how many may wait for a slow reader: together the memory one download takes.
@@ -35,7 +35,7 @@ impl Write for ChannelWriter {
 }
 
 /// Opens what is to be packed and starts a thread that packs it, until done or nobody listens.
-pub(super) fn start(base: &Base, at: &Path, shown: String) -> Result<ByteStream> {
+pub(super) fn start(place: Place, base: &Base, at: &Path, shown: String) -> Result<ByteStream> {
     let fd = base.open(at, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).map_err(failed)?;
     let stat = fstat(&fd).map_err(failed)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
@@ -44,7 +44,7 @@ pub(super) fn start(base: &Base, at: &Path, shown: String) -> Result<ByteStream>
     }
     let name = at.file_name().unwrap_or(OsStr::new("file")).to_owned();
     let (sender, receiver) = mpsc::channel(WAITING);
-    tokio::task::spawn_blocking(move || {
+    place.run("fleetcore-pack", move || {
         let mut tar = Builder::new(BufWriter::with_capacity(PIECE, ChannelWriter(sender.clone())));
         let packed = if kind == FileType::Directory {
             add_dir(&mut tar, &fd, Path::new(""), 0)
@@ -56,7 +56,7 @@ pub(super) fn start(base: &Base, at: &Path, shown: String) -> Result<ByteStream>
             // Fails when nobody listens any more, which is then the reason of the error, too.
             let _ = sender.blocking_send(Err(super::about(e, "read_tar", &shown)));
         }
-    });
+    })?;
     Ok(stream::unfold(receiver, |mut r| async move { r.recv().await.map(|item| (item, r)) }).boxed())
 }
 

@@ -9,8 +9,9 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
+use super::{LocalFiles, transfer::Transfers};
 use crate::{
-    Error, ErrorKind, FileKind, Result, WriteOptions,
+    Error, ErrorKind, FileKind, Result, Retry, WriteOptions,
     backends::local::{Local, LocalConfig},
     raw::{ByteStream, Executor, FileSystem, OpContext},
 };
@@ -267,8 +268,8 @@ async fn trees(fs: &dyn FileSystem, dir: &Path) {
     }
 }
 
-/// An archive of one entry after `good`, with a name that the tar crate itself would refuse to write.
-fn evil(name: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
+/// An archive of `entries` (name, kind, link) after `good`, with names that the tar crate itself would refuse to write.
+fn archive(entries: &[(&str, tar::EntryType, &str)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let add = |tar: &mut tar::Builder<Vec<u8>>, name: &str, kind: tar::EntryType, link: &str, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -281,10 +282,16 @@ fn evil(name: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
         tar.append(&header, data).unwrap();
     };
     add(&mut tar, "good", tar::EntryType::Regular, "", b"g");
-    let data: &[u8] = if kind == tar::EntryType::Regular { b"evil" } else { b"" };
-    add(&mut tar, name, kind, link, data);
+    for (name, kind, link) in entries {
+        let data: &[u8] = if *kind == tar::EntryType::Regular { b"evil" } else { b"" };
+        add(&mut tar, name, *kind, link, data);
+    }
     add(&mut tar, "after", tar::EntryType::Regular, "", b"x");
     tar.into_inner().unwrap()
+}
+
+fn evil(name: &str, kind: tar::EntryType, link: &str) -> Vec<u8> {
+    archive(&[(name, kind, link)])
 }
 
 async fn hostile_archives(fs: &dyn FileSystem, dir: &Path) {
@@ -311,6 +318,32 @@ async fn hostile_archives(fs: &dyn FileSystem, dir: &Path) {
         assert!(!dest.join("after").exists(), "{name}");
         let _ = std::fs::remove_dir_all(&dest);
     }
+    // Each of these links stays inside by its name alone; two together lead out.
+    let ways = [
+        ("l", T::Symlink, ".", "l/evil", T::Symlink, "../outside"),
+        ("./l", T::Symlink, ".", "l//./evil", T::Regular, ""),
+        ("d/e/l", T::Symlink, "../..", "evil", T::Symlink, "d/e/l/../outside"),
+        ("d/l", T::Symlink, "..", "evil", T::Link, "d/l"),
+    ];
+    for (first, kind, to, name, entry, link) in ways {
+        let data = archive(&[(first, kind, to), (name, entry, link)]);
+        let err = fs.write_tar(&cx(), &at(dir, "dest"), bytes(data)).await.unwrap_err();
+        assert_eq!(err.kind(), ErrorKind::InvalidInput, "{first}, {name}: {err}");
+        assert_eq!(err.context_value("entry"), Some(name), "{err}");
+        assert!(err.context_value("rule").is_some(), "{err}");
+        assert_eq!(std::fs::read(&outside).unwrap(), b"untouched", "{name}");
+        assert!(dest.join("evil").symlink_metadata().is_err() && !dest.join("after").exists(), "{name}");
+        let _ = std::fs::remove_dir_all(&dest);
+    }
+    // Links beside and behind others, and a name that merely begins like one, are fine.
+    let fine = [
+        ("d/l", T::Symlink, "../good"),
+        ("d/l2", T::Symlink, "l"),
+        ("d/l2x/f", T::Regular, ""),
+        ("d/l", T::Symlink, "../d"),
+    ];
+    assert_eq!(fs.write_tar(&cx(), &at(dir, "dest"), bytes(archive(&fine))).await.unwrap(), 6);
+    let _ = std::fs::remove_dir_all(&dest);
     // Not a tar stream, one that is cut off, and one whose sender fails.
     let good = evil("b", T::Regular, "");
     for data in [bytes(vec![b'x'; 2000]), bytes(good[..1100].to_vec())] {
@@ -444,12 +477,54 @@ async fn a_dropped_write_leaves_the_old_file_and_nothing_else() {
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
 }
 
-#[tokio::test]
-async fn a_pipe_or_an_endless_stream_ends_with_its_reader() {
+#[test]
+fn stalled_archives_leave_the_threads_of_other_operations_alone() {
     let tmp = tempfile::tempdir().unwrap();
     std::fs::write(at(tmp.path(), "f"), vec![0; 8 << 20]).unwrap();
     let fs = native(LocalConfig::default());
-    let mut packed = fs.read_tar(&cx(), &at(tmp.path(), "f")).await.unwrap();
-    packed.next().await.unwrap().unwrap();
-    drop(packed); // the packing thread must notice, or the runtime would never shut down
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let stat = async || {
+        let path = at(tmp.path(), "f");
+        let limit = std::time::Duration::from_secs(20); // only ever waited for when it is broken
+        tokio::time::timeout(limit, fs.stat(&cx(), &path)).await.expect("a thread is taken").unwrap();
+    };
+    runtime.block_on(async {
+        let unread = fs.read_tar(&cx(), &at(tmp.path(), "f")).await.unwrap();
+        stat().await;
+        drop(unread);
+    });
+    runtime.block_on(async {
+        let (context, path) = (cx(), at(tmp.path(), "dest"));
+        let mut silent = fs.write_tar(&context, &path, stream::pending().boxed());
+        assert!(futures::poll!(&mut silent).is_pending());
+        stat().await;
+    });
+}
+
+#[tokio::test]
+async fn archives_have_a_limited_number_of_threads_and_give_them_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    std::fs::write(at(tmp.path(), "f"), vec![0; 8 << 20]).unwrap();
+    let mut fs = LocalFiles::open(&Arc::new(LocalConfig::default())).unwrap();
+    let transfers = Transfers::of(2);
+    Arc::get_mut(&mut fs.0).unwrap().transfers = transfers.clone();
+    let (context, dest) = (cx(), at(tmp.path(), "dest"));
+    let mut unread = fs.read_tar(&context, &at(tmp.path(), "f")).await.unwrap();
+    let mut silent = fs.write_tar(&context, &dest, stream::pending().boxed());
+    assert!(futures::poll!(&mut silent).is_pending());
+    let refused = [
+        fs.read_tar(&context, &at(tmp.path(), "f")).await.map(drop).unwrap_err(),
+        fs.write_tar(&context, &dest, bytes("")).await.map(drop).unwrap_err(),
+    ];
+    for error in refused {
+        assert_eq!(error.kind(), ErrorKind::RateLimited, "{error}");
+        assert!(matches!(error.retry(), Retry::Temporary { .. }), "{error:?}");
+        assert!(error.operation().ends_with("_tar") && error.context_value("path").is_some(), "{error}");
+    }
+    // The threads end with those who wait for them, or this would never return.
+    unread.next().await.unwrap().unwrap();
+    drop((unread, silent));
+    transfers.all_ended(2).await;
+    drop(fs.read_tar(&context, &at(tmp.path(), "f")).await.unwrap());
 }

@@ -18,10 +18,14 @@ use rustix::{
     io::Errno,
 };
 use tar::{Archive, Entry, EntryType};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Inner, base::Base, failed, hop};
-use crate::{Error, ErrorKind, Result, raw::ByteStream};
+use super::{Inner, aborted, base::Base, failed};
+use crate::{
+    Error, ErrorKind, Result,
+    raw::ByteStream,
+    tar_links::{LinkPaths, NOT_LINKED, NOT_THROUGH},
+};
 
 /// What one stream may unpack to.
 #[derive(Clone, Copy, Debug)]
@@ -64,12 +68,18 @@ pub(super) async fn unpack(
     limits: Limits,
     mut data: ByteStream,
 ) -> Result<u64> {
+    let place = inner.transfers.enter()?;
     let (sender, pieces) = mpsc::channel(WAITING);
-    let work = hop(move || {
-        let dest = inner.base.make_dirs(&at).map_err(failed)?;
-        let reader = ChannelReader { pieces, current: Bytes::new(), ended: false };
-        unpack_into(&Base::Beneath(dest), reader, limits)
-    });
+    let (tell, result) = oneshot::channel();
+    place.run("fleetcore-unpack", move || {
+        let unpacked = inner.base.make_dirs(&at).map_err(failed).and_then(|dest| {
+            let reader = ChannelReader { pieces, current: Bytes::new(), ended: false };
+            unpack_into(&Base::Beneath(dest), reader, limits)
+        });
+        // Fails when nobody waits for it any more.
+        let _ = tell.send(unpacked);
+    })?;
+    let work = async move { result.await.unwrap_or_else(|e| Err(aborted(e))) };
     let feed = async move {
         while let Some(piece) = data.next().await {
             if sender.send(Some(piece?)).await.is_err() {
@@ -101,14 +111,21 @@ fn safe(path: &Path) -> Result<PathBuf> {
     Ok(clean)
 }
 
-/// Whether a link at `at` to `target` stays beneath the top, going by the names.
+/// The names of a [`safe`] path.
+fn names(path: &Path) -> impl Iterator<Item = &[u8]> {
+    path.iter().map(OsStrExt::as_bytes)
+}
+
+/// Whether a link at `at` to `target` stays beneath the top, going by the names. `..` behind a name does not count
+/// as going back: the name may be, or become, a link to somewhere else.
 fn stays_inside(at: &Path, target: &Path) -> bool {
     let mut depth = at.components().count().saturating_sub(1);
+    let mut named = false;
     for component in target.components() {
         match component {
-            Component::Normal(_) => depth += 1,
+            Component::Normal(_) => named = true,
             Component::CurDir => {}
-            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir if depth > 0 && !named => depth -= 1,
             _ => return false,
         }
     }
@@ -119,6 +136,7 @@ fn unpack_into(dest: &Base, reader: ChannelReader, limits: Limits) -> Result<u64
     let mut archive = Archive::new(reader);
     let mut left = limits.bytes;
     let mut count = 0;
+    let mut links = LinkPaths::default();
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         if entry.header().entry_type() == EntryType::XGlobalHeader {
@@ -131,7 +149,10 @@ fn unpack_into(dest: &Base, reader: ChannelReader, limits: Limits) -> Result<u64
         }
         let path = entry.path().map_err(broken)?.into_owned();
         let at = safe(&path)?;
-        unpack_entry(dest, &mut entry, &at, &mut left).map_err(|e| match e.kind() {
+        if links.on_the_way(names(&at)) {
+            return Err(bad(&path, NOT_THROUGH));
+        }
+        unpack_entry(dest, &mut entry, &at, &mut left, &mut links).map_err(|e| match e.kind() {
             // Through a link that leads outside.
             ErrorKind::PermissionDenied if e.message().contains("leads out") => {
                 bad(&path, "a path that stays inside the directory").with_source(e)
@@ -155,7 +176,13 @@ fn broken(err: io::Error) -> Error {
     }
 }
 
-fn unpack_entry(dest: &Base, entry: &mut Entry<'_, ChannelReader>, at: &Path, left: &mut u64) -> Result<()> {
+fn unpack_entry(
+    dest: &Base,
+    entry: &mut Entry<'_, ChannelReader>,
+    at: &Path,
+    left: &mut u64,
+    links: &mut LinkPaths,
+) -> Result<()> {
     let kind = entry.header().entry_type();
     let mode = Mode::from_raw_mode(entry.header().mode().map_err(broken)? & 0o777);
     if kind == EntryType::Directory {
@@ -194,11 +221,16 @@ fn unpack_entry(dest: &Base, entry: &mut Entry<'_, ChannelReader>, at: &Path, le
                 return Err(bad(at, "a link that stays inside the directory"));
             }
             let (dir, name) = make_place(dest, at)?;
+            links.add(names(at));
             symlinkat(target.as_ref(), dir, name).map_err(failed)
         }
         EntryType::Link => {
             let target = entry.link_name().map_err(broken)?.ok_or_else(|| bad(at, "a link with a target"))?;
             let target = safe(&target)?;
+            // It would move a symbolic link to where its target means something else.
+            if links.on_the_way_or_at(names(&target)) {
+                return Err(bad(at, NOT_LINKED));
+            }
             let (from, old) =
                 dest.parent(&target).ok_or_else(|| bad(at, "a link to a file"))?.map_err(failed)?;
             if target == at {
@@ -235,6 +267,7 @@ mod tests {
                 && !inside("a/b", "../../c")
                 && !inside("a", "/etc")
                 && !inside("a", "b/../../c")
+                && !inside("a/b", "c/../d")
         );
     }
 }
