@@ -35,7 +35,7 @@ use utoipa::IntoParams;
 use super::frame::{self, FromClient, OutputFrame};
 use crate::{
     app::App,
-    auth::{Actor, Permit},
+    auth::{Actor, StreamPass},
     error::Problem,
     native::wire::{ExitEvent, Size, StateEvent},
 };
@@ -156,7 +156,7 @@ pub(crate) async fn attach(
     party: Party,
     query: AttachQuery,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-    permit: Permit,
+    pass: StreamPass,
 ) -> Result<Response, Problem> {
     let input = match query.input {
         Some(true) => {
@@ -202,7 +202,7 @@ pub(crate) async fn attach(
         reader_waits: AtomicBool::new(false),
         changed: Notify::new(),
     };
-    let link = Link { app: app.clone(), party, input, flow, _permit: permit };
+    let link = Link { app: app.clone(), party, input, flow };
     let tracked = app.tasks().token();
     Ok(upgrade
         .protocols([frame::PROTOCOL])
@@ -211,7 +211,7 @@ pub(crate) async fn attach(
         .max_frame_size(limits.message_bytes)
         .on_upgrade(move |socket| async move {
             let _tracked = tracked;
-            link.run(socket, stream).await;
+            link.run(socket, stream, pass).await;
         }))
 }
 
@@ -255,18 +255,26 @@ struct Link {
     party: Party,
     input: bool,
     flow: Flow,
-    _permit: Permit,
+}
+
+/// Why serving a client has ended.
+enum End {
+    /// All there was to say was said.
+    Sent,
+    ClientLeft,
+    /// Revoked or expired.
+    LoginEnded,
 }
 
 type Sink = SplitSink<WebSocket, Message>;
 
 impl Link {
-    async fn run(self, socket: WebSocket, stream: Box<dyn CommandStream>) {
+    async fn run(self, socket: WebSocket, stream: Box<dyn CommandStream>, mut pass: StreamPass) {
         let (mut sink, mut source) = socket.split();
         let (frames, mut to_send) = mpsc::channel(16);
         let (inputs, mut typed) = mpsc::channel(256);
         let mut typing = Box::pin(self.type_inputs(&mut typed, &frames));
-        let client_left = {
+        let end = {
             let sending = self.send_all(&mut sink, stream, &mut to_send);
             let reading = self.read_all(&mut source, &frames, &inputs);
             tokio::pin!(sending, reading);
@@ -275,22 +283,32 @@ impl Link {
                     if let Err(error) = result {
                         tracing::debug!(%error, "attached client is gone");
                     }
-                    false
+                    End::Sent
                 }
-                () = &mut reading => true,
-                () = &mut typing => false,
+                () = &mut reading => End::ClientLeft,
+                () = &mut typing => End::Sent,
+                () = &mut pass.ended => End::LoginEnded,
             }
         };
         drop(inputs);
-        if client_left {
-            // What was typed before leaving still reaches the program.
-            let _ = tokio::time::timeout(GOODBYE, typing).await;
-        } else {
-            // Reading on until the client has closed too keeps the kernel from resetting the connection while the
-            // last bytes are on their way.
-            let drained = async { while let Some(Ok(_)) = source.next().await {} };
-            let _ = tokio::time::timeout(GOODBYE, drained).await;
+        match end {
+            End::ClientLeft => {
+                // What was typed before leaving still reaches the program.
+                let _ = tokio::time::timeout(GOODBYE, typing).await;
+                return;
+            }
+            End::LoginEnded => {
+                // Nothing more reaches the program.
+                drop(typing);
+                let last = close(&mut sink, close_code::POLICY, "the login has ended");
+                let _ = tokio::time::timeout(GOODBYE, last).await;
+            }
+            End::Sent => {}
         }
+        // Reading on until the client has closed too keeps the kernel from resetting the connection while the last
+        // bytes are on their way.
+        let drained = async { while let Some(Ok(_)) = source.next().await {} };
+        let _ = tokio::time::timeout(GOODBYE, drained).await;
     }
 
     /// Sends output and what the other loops have to say. Ends after the exit, when the server stops, or when the
