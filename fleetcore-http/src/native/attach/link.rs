@@ -48,6 +48,11 @@ const FRAME_BYTES: usize = 256 << 10;
 const DEFAULT_WINDOW: u64 = 256 << 10;
 /// Keeps address translation on the way from forgetting a quiet connection.
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// A client that has not even answered pings for this long has vanished without a word.
+const SILENCE: Duration = PING_EVERY.saturating_mul(3);
+/// How long a client may take to take what there is left to say once the server stops: a part of the grace that all
+/// share.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the other side may take to answer a close, and typed input to reach the program after its client has left.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Buffer for reading from a client; input is small, connections are many.
@@ -264,6 +269,8 @@ enum End {
     ClientLeft,
     /// Revoked or expired.
     LoginEnded,
+    /// The server stops, and the client does not take what there is to say.
+    Stopped,
 }
 
 type Sink = SplitSink<WebSocket, Message>;
@@ -277,7 +284,11 @@ impl Link {
         let end = {
             let sending = self.send_all(&mut sink, stream, &mut to_send);
             let reading = self.read_all(&mut source, &frames, &inputs);
-            tokio::pin!(sending, reading);
+            let stopped = async {
+                self.app.stopping().cancelled().await;
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            tokio::pin!(sending, reading, stopped);
             tokio::select! {
                 result = &mut sending => {
                     if let Err(error) = result {
@@ -288,6 +299,8 @@ impl Link {
                 () = &mut reading => End::ClientLeft,
                 () = &mut typing => End::Sent,
                 () = &mut pass.ended => End::LoginEnded,
+                // The loop that sends sees the stop too, unless the client does not read.
+                () = &mut stopped => End::Stopped,
             }
         };
         drop(inputs);
@@ -303,12 +316,20 @@ impl Link {
                 let last = close(&mut sink, close_code::POLICY, "the login has ended");
                 let _ = tokio::time::timeout(GOODBYE, last).await;
             }
+            End::Stopped => return,
             End::Sent => {}
         }
         // Reading on until the client has closed too keeps the kernel from resetting the connection while the last
         // bytes are on their way.
         let drained = async { while let Some(Ok(_)) = source.next().await {} };
-        let _ = tokio::time::timeout(GOODBYE, drained).await;
+        let stopped = async {
+            self.app.stopping().cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(GOODBYE, drained) => {}
+            () = stopped => {}
+        }
     }
 
     /// Sends output and what the other loops have to say. Ends after the exit, when the server stops, or when the
@@ -336,6 +357,11 @@ impl Link {
                     sink.send(Message::Binary(frame)).await?;
                     continue;
                 }
+                // Before output, or endless output would leave no room for pings.
+                _ = ping.tick() => {
+                    sink.send(Message::Ping(Bytes::new())).await?;
+                    continue;
+                }
                 event = async {
                     match pending.take() {
                         Some(event) => Some(Ok(event)),
@@ -347,10 +373,6 @@ impl Link {
                     if let Some(frame) = states.update(self) {
                         sink.send(Message::Binary(frame)).await?;
                     }
-                    continue;
-                }
-                _ = ping.tick() => {
-                    sink.send(Message::Ping(Bytes::new())).await?;
                     continue;
                 }
                 () = stop.cancelled() => return close(sink, close_code::AWAY, "the server stops").await,
@@ -395,7 +417,12 @@ impl Link {
         inputs: &mpsc::Sender<Input>,
     ) {
         let room = Arc::new(Semaphore::new(self.app.config().limits.input_queue_bytes));
-        while let Some(message) = source.next().await {
+        loop {
+            let Ok(message) = tokio::time::timeout(SILENCE, source.next()).await else {
+                tracing::debug!("attached client has vanished");
+                return;
+            };
+            let Some(message) = message else { return };
             let result = match message {
                 Ok(Message::Binary(frame)) => match FromClient::parse(&frame) {
                     Ok(said) => self.obey(said, frames, inputs, &room).await,
