@@ -125,6 +125,7 @@ impl Server {
                 }
             });
         }
+        app.begin_shutdown();
         drop(listener);
         tracing::info!("stopping");
         let grace = app.config().shutdown_grace;
