@@ -271,3 +271,23 @@ impl TokenCache {
 fn expired(at: Option<Timestamp>) -> bool {
     at.is_some_and(|at| at <= Timestamp::now())
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn leases_end_when_they_expire() {
+        let lease = |seconds| {
+            let at = seconds.map(|s| Timestamp::now() + jiff::SignedDuration::from_secs(s));
+            Arc::new(Lease::new(TokenId::generate(), UserName::new("a").unwrap(), Via::Token, at))
+        };
+        assert!(lease(None).ended().now_or_never().is_none());
+        // Longer than timers reach.
+        assert!(lease(Some(10 * 366 * 86_400)).ended().now_or_never().is_none());
+        lease(Some(0)).ended().await;
+        lease(Some(1)).ended().await;
+    }
+}
