@@ -280,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn leases_end_when_they_expire() {
-        let lease = |seconds| {
+        let lease = |seconds: Option<i64>| {
             let at = seconds.map(|s| Timestamp::now() + jiff::SignedDuration::from_secs(s));
             Arc::new(Lease::new(TokenId::generate(), UserName::new("a").unwrap(), Via::Token, at))
         };
