@@ -1,6 +1,14 @@
 //! The state all routes share, and the one middleware around them.
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
 
 use axum::{
     Router,
@@ -63,6 +71,8 @@ struct Inner {
     /// Held while users change, so that two requests cannot each remove one of the last two admins.
     users: tokio::sync::Mutex<()>,
     audit: Mutex<Option<mpsc::Sender<AuditEntry>>>,
+    /// The server takes no more work; open streams may still go on.
+    draining: AtomicBool,
     /// Told to streams when the server stops.
     stop: CancellationToken,
     /// Streams and background work that a stop waits for.
@@ -87,6 +97,7 @@ impl App {
             session_changes: broadcast::channel(256).0,
             users: tokio::sync::Mutex::default(),
             audit: Mutex::new(Some(audit)),
+            draining: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks,
             config,
@@ -107,8 +118,18 @@ impl App {
 
     /// Ends the fleet's commands and sessions, which ends their streams, then all other streams.
     pub async fn shutdown(&self) {
+        self.begin_shutdown();
         self.fleet().shutdown().await;
         self.shutdown_streams();
+    }
+
+    /// Makes `/readyz` say so, before anything ends.
+    pub(crate) fn begin_shutdown(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
     }
 
     /// Tells all streams to end.

@@ -107,6 +107,7 @@ impl Server {
                 () = shutdown.cancelled() => break,
                 next = next_connection(&listener, &connections) => next,
             };
+            let first_request = app.config().limits.request_read;
             let tls = tls.as_ref().map(|t| t.0.clone());
             let (http, routes, watcher) = (http.clone(), routes.clone(), graceful.watcher());
             tokio::spawn(async move {
@@ -116,15 +117,16 @@ impl Server {
                     tracing::debug!(%error, "no TCP_NODELAY");
                 }
                 match tls {
-                    None => serve(&http, stream, peer, routes, watcher).await,
+                    None => serve(&http, stream, peer, routes, watcher, first_request).await,
                     Some(tls) => match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => serve(&http, stream, peer, routes, watcher).await,
+                        Ok(Ok(stream)) => serve(&http, stream, peer, routes, watcher, first_request).await,
                         Ok(Err(error)) => tracing::debug!(%error, %peer, "TLS handshake failed"),
                         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),
                     },
                 }
             });
         }
+        app.begin_shutdown();
         drop(listener);
         tracing::info!("stopping");
         let grace = app.config().shutdown_grace;
@@ -166,14 +168,34 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     peer: SocketAddr,
     routes: Router,
     watcher: hyper_util::server::graceful::Watcher,
+    first_request: Duration,
 ) {
+    let seen = CancellationToken::new();
+    let see = seen.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        if !see.is_cancelled() {
+            see.cancel();
+        }
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
         routes.clone().call(request)
     });
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
+    let connection = watcher.watch(connection.into_owned());
+    tokio::pin!(connection);
+    // hyper's own timer runs from when it knows the version of HTTP, so it never does for those who say nothing.
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => ended,
+        in_time = tokio::time::timeout(first_request, seen.cancelled()) => {
+            if in_time.is_err() {
+                tracing::debug!(%peer, "no request came in time");
+                return;
+            }
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, %peer, "connection ended");
     }
 }

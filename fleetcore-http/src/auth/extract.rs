@@ -10,8 +10,9 @@ use axum::{
     http::{Method, header, request::Parts},
 };
 use fleetcore::{OpContext, Role, Scope};
+use futures::future::BoxFuture;
 
-use super::{COOKIE, Identity, Via, check_origin};
+use super::{COOKIE, Identity, Permit, Via, check_origin};
 use crate::{app::App, error::Problem};
 
 /// Somebody who is logged in.
@@ -42,6 +43,17 @@ impl Actor {
         Err(Problem::forbidden("this needs a scope that is not granted").with_context("scope", scope))
     }
 
+    /// Resolves when the login or token this request was made with is revoked or has expired.
+    pub(crate) fn login_ended(&self) -> BoxFuture<'static, ()> {
+        self.0.lease.ended()
+    }
+
+    /// What a stream holds while it is open; 429 when the user has too many open.
+    pub(crate) fn stream(&self, app: &App) -> Result<StreamPass, Problem> {
+        let permit = app.stream_quota().take(self.name())?;
+        Ok(StreamPass { ended: self.login_ended(), _permit: permit })
+    }
+
     pub(crate) fn scopes(&self) -> &BTreeSet<Scope> {
         &self.0.scopes
     }
@@ -49,6 +61,13 @@ impl Actor {
     pub(crate) fn role(&self) -> Role {
         self.0.role
     }
+}
+
+/// One open stream of a user.
+pub(crate) struct StreamPass {
+    /// Resolves when the stream has to end because the login has; not to be polled afterwards.
+    pub(crate) ended: BoxFuture<'static, ()>,
+    _permit: Permit,
 }
 
 /// Collects what the audit log will say about one request; handlers fill it in.

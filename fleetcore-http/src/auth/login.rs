@@ -1,6 +1,6 @@
 //! Logging in with a password.
 
-use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use fleetcore::{Error, ErrorKind, IdentityStore, Result, Retry, Role, TokenKind, UserName, UserRecord};
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rand::RngCore;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Identity, Passwords, Via, new_token};
+use super::{Identity, Lease, Passwords, Via, new_token};
 use crate::app::App;
 
 /// Name of the cookie a login sets.
@@ -77,6 +77,8 @@ pub(crate) async fn log_in(
     let (secret, token) = new_token(TokenKind::Login, "login", &record.name, scopes.clone(), expires_at);
     let id = token.id;
     app.identities().insert_token(token).await?;
+    // Only for the answer; requests with the secret look it up.
+    let lease = Arc::new(Lease::new(id, record.name.clone(), Via::Login, expires_at));
     let identity = Identity {
         name: record.name.as_str().into(),
         user: record.name,
@@ -85,6 +87,7 @@ pub(crate) async fn log_in(
         via: Via::Login,
         token: id,
         expires_at,
+        lease,
     };
     Ok((secret, identity))
 }

@@ -10,8 +10,10 @@ mod token;
 pub use login::ensure_admin;
 
 pub(crate) use csrf::{check_origin, host_allowed};
-pub(crate) use extract::{Actor, Audit, AuditSlot, CanAdmin, CanFiles, CanRead, CanRun, Optional};
+pub(crate) use extract::{
+    Actor, Audit, AuditSlot, CanAdmin, CanFiles, CanRead, CanRun, Optional, StreamPass,
+};
 pub(crate) use limits::{Permit, Quotas};
 pub(crate) use login::{COOKIE, LoginLimiter, check_new_password, clear_cookie, log_in, login_cookie};
 pub(crate) use password::Passwords;
-pub(crate) use token::{Identity, TokenCache, Via, new_token};
+pub(crate) use token::{Identity, Lease, TokenCache, Via, new_token};

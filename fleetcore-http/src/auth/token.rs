@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    future::pending,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -12,13 +13,16 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use fleetcore::{
     Error, ErrorKind, IdentityStore, Result, Role, Scope, TokenId, TokenKind, TokenRecord, UserName,
+    UserRecord,
 };
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::RwLock;
 use rand::RngCore;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
 
 /// What an API token starts with, so that people and secret scanners recognise one.
 pub(crate) const TOKEN_PREFIX: &str = "fct_";
@@ -33,6 +37,8 @@ const CACHE_TTL: Duration = Duration::from_secs(15);
 const CACHE_MAX: usize = 8192;
 /// A use is noted to the minute, as [`TokenRecord::last_used_at`] says.
 const TOUCH_EVERY_S: i64 = 60;
+/// How often a stream compares the clock with the end of its token: clocks are set, and timers do not reach years.
+const EXPIRY_STEP: Duration = Duration::from_secs(3600);
 
 /// How somebody proved who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +70,46 @@ pub(crate) struct Identity {
     pub(crate) via: Via,
     pub(crate) token: TokenId,
     pub(crate) expires_at: Option<Timestamp>,
+    /// Shared by all who hold the same token.
+    pub(crate) lease: Arc<Lease>,
+}
+
+/// How long what was opened with a token may stay open.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) token: TokenId,
+    pub(crate) user: UserName,
+    pub(crate) via: Via,
+    expires_at: Option<Timestamp>,
+    revoked: CancellationToken,
+}
+
+impl Lease {
+    pub(crate) fn new(token: TokenId, user: UserName, via: Via, expires_at: Option<Timestamp>) -> Self {
+        Self { token, user, via, expires_at, revoked: CancellationToken::new() }
+    }
+
+    /// Resolves when the token is revoked or has expired.
+    pub(crate) fn ended(self: &Arc<Self>) -> BoxFuture<'static, ()> {
+        // The cache keeps no lease alive, so the future does.
+        let lease = self.clone();
+        Box::pin(async move {
+            tokio::select! {
+                () = lease.revoked.cancelled() => {}
+                () = until(lease.expires_at) => {}
+            }
+        })
+    }
+}
+
+async fn until(at: Option<Timestamp>) {
+    let Some(at) = at else { return pending().await };
+    // A negative duration is none.
+    while let Ok(left) = Duration::try_from(at.duration_since(Timestamp::now()))
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(EXPIRY_STEP)).await;
+    }
 }
 
 /// A new secret, and what to store of it.
@@ -91,17 +137,26 @@ struct Cached {
     until: Instant,
 }
 
+#[derive(Default)]
+struct Known {
+    identities: HashMap<[u8; 32], Cached>,
+    /// Outlives the entry above for as long as a stream is open.
+    leases: HashMap<TokenId, Weak<Lease>>,
+}
+
 /// Looks tokens up.
 pub(crate) struct TokenCache {
     store: Arc<dyn IdentityStore>,
-    known: RwLock<HashMap<[u8; 32], Cached>>,
+    known: RwLock<Known>,
     /// Goes up with every revocation: a lookup that began before must not fill the cache afterwards.
     generation: AtomicU64,
 }
 
 impl std::fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TokenCache").field("known", &self.known.read().len()).finish_non_exhaustive()
+        f.debug_struct("TokenCache")
+            .field("known", &self.known.read().identities.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -121,23 +176,54 @@ impl TokenCache {
             return Err(refused());
         }
         let hash = hash(secret);
-        let now = Instant::now();
-        if let Some(cached) = self.known.read().get(&hash).filter(|c| c.until > now) {
-            let identity = cached.identity.clone();
-            return if expired(identity.expires_at) { Err(refused()) } else { Ok(identity) };
+        // Again when something was revoked meanwhile: it may have been this token, and its streams must hear of it.
+        loop {
+            let now = Instant::now();
+            if let Some(cached) = self.known.read().identities.get(&hash).filter(|c| c.until > now) {
+                let identity = cached.identity.clone();
+                return if expired(identity.expires_at) { Err(refused()) } else { Ok(identity) };
+            }
+            let generation = self.generation.load(Ordering::Acquire);
+            let not_found = |e: Error| if e.kind() == ErrorKind::NotFound { refused() } else { e };
+            let token = self.store.token_by_hash(&hash).await.map_err(not_found)?;
+            let wanted = if via == Via::Login { TokenKind::Login } else { TokenKind::Api };
+            let good = bool::from(token.secret_sha256.ct_eq(&hash));
+            if !good || token.kind != wanted || expired(token.expires_at) {
+                return Err(refused());
+            }
+            let user = self.store.user(&token.user).await.map_err(not_found)?;
+            if user.disabled {
+                return Err(refused());
+            }
+            if let Some(identity) = self.keep(hash, &token, user, via, generation) {
+                self.touch(&token);
+                return Ok(identity);
+            }
         }
-        let generation = self.generation.load(Ordering::Acquire);
-        let not_found = |e: Error| if e.kind() == ErrorKind::NotFound { refused() } else { e };
-        let token = self.store.token_by_hash(&hash).await.map_err(not_found)?;
-        let wanted = if via == Via::Login { TokenKind::Login } else { TokenKind::Api };
-        if !bool::from(token.secret_sha256.ct_eq(&hash)) || token.kind != wanted || expired(token.expires_at)
-        {
-            return Err(refused());
+    }
+
+    /// `None` when something was revoked since `generation`.
+    fn keep(
+        &self,
+        hash: [u8; 32],
+        token: &TokenRecord,
+        user: UserRecord,
+        via: Via,
+        generation: u64,
+    ) -> Option<Arc<Identity>> {
+        let mut known = self.known.write();
+        if self.generation.load(Ordering::Acquire) != generation {
+            return None;
         }
-        let user = self.store.user(&token.user).await.map_err(not_found)?;
-        if user.disabled {
-            return Err(refused());
+        if known.identities.len() >= CACHE_MAX {
+            known.identities.clear();
+            known.leases.retain(|_, lease| lease.strong_count() > 0);
         }
+        let lease = known.leases.get(&token.id).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let lease = Arc::new(Lease::new(token.id, user.name.clone(), via, token.expires_at));
+            known.leases.insert(token.id, Arc::downgrade(&lease));
+            lease
+        });
         let identity = Arc::new(Identity {
             name: user.name.as_str().into(),
             scopes: token.scopes.intersection(&user.role.scopes()).copied().collect(),
@@ -146,21 +232,12 @@ impl TokenCache {
             via,
             token: token.id,
             expires_at: token.expires_at,
+            lease,
         });
-        self.keep(hash, identity.clone(), generation);
-        self.touch(&token);
-        Ok(identity)
-    }
-
-    fn keep(&self, hash: [u8; 32], identity: Arc<Identity>, generation: u64) {
-        let mut known = self.known.write();
-        if self.generation.load(Ordering::Acquire) != generation {
-            return;
-        }
-        if known.len() >= CACHE_MAX {
-            known.clear();
-        }
-        known.insert(hash, Cached { identity, until: Instant::now() + CACHE_TTL });
+        known
+            .identities
+            .insert(hash, Cached { identity: identity.clone(), until: Instant::now() + CACHE_TTL });
+        Some(identity)
     }
 
     fn touch(&self, token: &TokenRecord) {
@@ -176,14 +253,41 @@ impl TokenCache {
         });
     }
 
-    /// Forgets identities for which `gone` holds.
-    pub(crate) fn forget(&self, gone: impl Fn(&Identity) -> bool) {
+    /// Forgets those for whom `gone` holds and ends their streams. Comes after the change to the store.
+    pub(crate) fn revoke(&self, gone: impl Fn(&Lease) -> bool) {
         let mut known = self.known.write();
         self.generation.fetch_add(1, Ordering::AcqRel);
-        known.retain(|_, c| !gone(&c.identity));
+        known.identities.retain(|_, c| !gone(&c.identity.lease));
+        known.leases.retain(|_, lease| match lease.upgrade() {
+            Some(lease) if gone(&lease) => {
+                lease.revoked.cancel();
+                false
+            }
+            live => live.is_some(),
+        });
     }
 }
 
 fn expired(at: Option<Timestamp>) -> bool {
     at.is_some_and(|at| at <= Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn leases_end_when_they_expire() {
+        let lease = |seconds: Option<i64>| {
+            let at = seconds.map(|s| Timestamp::now() + jiff::SignedDuration::from_secs(s));
+            Arc::new(Lease::new(TokenId::generate(), UserName::new("a").unwrap(), Via::Token, at))
+        };
+        assert!(lease(None).ended().now_or_never().is_none());
+        // Longer than timers reach.
+        assert!(lease(Some(10 * 366 * 86_400)).ended().now_or_never().is_none());
+        lease(Some(0)).ended().await;
+        lease(Some(1)).ended().await;
+    }
 }

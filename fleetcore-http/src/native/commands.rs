@@ -432,7 +432,7 @@ pub(super) struct StdinQuery {
     params(("id" = String, Path, format = Uuid, description = "Its id"), StdinQuery),
     responses((status = 204, description = "Taken")))]
 pub(super) async fn write_stdin(
-    _: CanRun,
+    CanRun(actor): CanRun,
     audit: Audit,
     State(app): State<App>,
     Path(text): Path<String>,
@@ -444,7 +444,15 @@ pub(super) async fn write_stdin(
     let handle = running(&app, id).await?;
     let mut data = body.into_data_stream();
     let mut total = 0u64;
-    while let Some(piece) = data.next().await {
+    let mut login_ended = actor.login_ended();
+    loop {
+        let piece = tokio::select! {
+            biased;
+            () = &mut login_ended => return Err(Problem::unauthenticated("the login has ended")
+                .with_context("written_bytes", total)),
+            piece = data.next() => piece,
+        };
+        let Some(piece) = piece else { break };
         let piece = piece.map_err(|e| {
             Problem::invalid("body", "sent completely")
                 .with_context("cause", e)
@@ -497,8 +505,8 @@ pub(super) async fn command_output(
     Query(query): Query<OutputQuery>,
     headers: HeaderMap,
 ) -> Reply<Response> {
-    let permit = app.stream_quota().take(actor.name())?;
-    output::respond(&app, Source::Command(id(&text)?), query, &headers, permit).await
+    let pass = actor.stream(&app)?;
+    output::respond(&app, Source::Command(id(&text)?), query, &headers, pass).await
 }
 
 /// Output so far as an asciicast v2 recording.
@@ -512,8 +520,8 @@ pub(super) async fn command_cast(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Reply<Response> {
     let record = app.fleet().commands().get(id(&text)?).await?;
-    let permit = app.stream_quota().take(actor.name())?;
-    output::recording(&app, &record, permit).await
+    let pass = actor.stream(&app)?;
+    output::recording(&app, &record, pass).await
 }
 
 /// WebSocket with the subprotocol `fleetcore.v1`: output, input, resize, signals, flow control.
@@ -533,6 +541,6 @@ pub(super) async fn attach_command(
         Some(handle) => handle.record().state,
         None => app.fleet().commands().get(id).await?.state,
     };
-    let permit = app.stream_quota().take(actor.name())?;
-    attach::attach(&app, &actor, Party::Command { id, handle, state }, query, upgrade, permit).await
+    let pass = actor.stream(&app)?;
+    attach::attach(&app, &actor, Party::Command { id, handle, state }, query, upgrade, pass).await
 }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     app::App,
-    auth::{CanRead, Permit},
+    auth::{CanRead, StreamPass},
     error::{Problem, Reply},
     extract::Query,
 };
@@ -154,7 +154,7 @@ pub(super) async fn events(
     Query(query): Query<EventsQuery>,
 ) -> Reply<Response> {
     let topics = topics(query.topics.as_deref())?;
-    let permit = app.stream_quota().take(actor.name())?;
+    let pass = actor.stream(&app)?;
     let loads = topics.contains(&Topic::Load).then(|| app.load().samples.subscribe());
     let mut first = BytesMut::from(&KEEP_ALIVE[..]);
     if topics.contains(&Topic::Load)
@@ -162,7 +162,7 @@ pub(super) async fn events(
     {
         json_event(&mut first, "load", &LoadEvent { target: CoreTarget::local(), load });
     }
-    let feed = Feed { fleet: app.fleet().events(), app, topics, loads, first: Some(first), _permit: permit };
+    let feed = Feed { fleet: app.fleet().events(), app, topics, loads, first: Some(first), pass };
     Ok(event_stream(Body::from_stream(stream::unfold(feed, Feed::next))))
 }
 
@@ -172,7 +172,7 @@ struct Feed {
     fleet: broadcast::Receiver<FleetEvent>,
     loads: Option<broadcast::Receiver<Load>>,
     first: Option<BytesMut>,
-    _permit: Permit,
+    pass: StreamPass,
 }
 
 impl Feed {
@@ -182,6 +182,8 @@ impl Feed {
         tokio::pin!(quiet);
         while out.is_empty() {
             tokio::select! {
+                biased;
+                () = &mut self.pass.ended => return None,
                 event = self.fleet.recv() => match event {
                     Ok(event) => self.write(&event, &mut out),
                     Err(RecvError::Lagged(missed)) => lagged(missed, &mut out),

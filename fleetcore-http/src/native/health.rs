@@ -49,7 +49,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
         Ok(Err(error)) => error.kind().code(),
         Err(_) => "timeout",
     };
-    let stopping = app.stopping().is_cancelled();
+    let stopping = app.draining();
     let ready = store == "ok" && !stopping;
     let mut checks = std::collections::BTreeMap::from([("store".to_owned(), store.to_owned())]);
     if stopping {

@@ -93,12 +93,19 @@ pub(super) async fn logout(actor: Actor, audit: Audit, State(app): State<App>) -
 
 async fn revoke(app: &App, id: TokenId) -> Result<(), Error> {
     let removed = app.identities().remove_token(id).await;
-    app.tokens().forget(|i| i.token == id);
+    app.tokens().revoke(|l| l.token == id);
     removed
 }
 
 /// Ends logins of a user, except one.
 async fn end_logins(app: &App, user: &UserName, keep: Option<TokenId>) -> Result<(), Error> {
+    let removed = remove_logins(app, user, keep).await;
+    // Also when that failed half way.
+    app.tokens().revoke(|l| l.user == *user && l.via == Via::Login && Some(l.token) != keep);
+    removed
+}
+
+async fn remove_logins(app: &App, user: &UserName, keep: Option<TokenId>) -> Result<(), Error> {
     for token in app.identities().tokens(Some(user)).await? {
         if token.kind == TokenKind::Login && Some(token.id) != keep {
             match app.identities().remove_token(token.id).await {
@@ -107,7 +114,6 @@ async fn end_logins(app: &App, user: &UserName, keep: Option<TokenId>) -> Result
             }
         }
     }
-    app.tokens().forget(|i| i.user == *user);
     Ok(())
 }
 
@@ -314,6 +320,7 @@ pub(super) async fn change_user(
     let _one_at_a_time = app.users().lock().await;
     let mut user = app.identities().user(&name).await?;
     let was_admin = user.role == Role::Admin && !user.disabled;
+    let old_role = user.role;
     user.role = request.role.unwrap_or(user.role);
     user.disabled = request.disabled.unwrap_or(user.disabled);
     let is_admin = user.role == Role::Admin && !user.disabled;
@@ -323,11 +330,15 @@ pub(super) async fn change_user(
     if let Some(password) = &request.password {
         user.password_hash = app.passwords().hash(password).await?;
     }
+    let same_rights = user.role == old_role && !user.disabled;
     app.identities().update_user(user.clone()).await?;
+    if !same_rights {
+        // Streams were opened with the rights of before.
+        app.tokens().revoke(|l| l.user == name);
+    }
     if request.password.is_some() || user.disabled {
         end_logins(&app, &name, None).await?;
     }
-    app.tokens().forget(|i| i.user == name);
     audit.detail(format!(
         "role {}, disabled {}, password {}",
         user.role,
@@ -355,7 +366,7 @@ pub(super) async fn remove_user(
         return Err(last_admin().into());
     }
     app.identities().remove_user(&name).await?;
-    app.tokens().forget(|i| i.user == name);
+    app.tokens().revoke(|l| l.user == name);
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -28,7 +28,7 @@ use super::{
     sse::{KEEP_ALIVE, KEEP_ALIVE_EVERY, OutputEncoder, json_event},
     wire::{ChannelName, StateEvent},
 };
-use crate::{app::App, auth::Permit, error::Problem};
+use crate::{app::App, auth::StreamPass, error::Problem};
 
 /// A body frame holds about this much when more is ready.
 const BATCH_BYTES: usize = 64 << 10;
@@ -93,16 +93,16 @@ pub(crate) async fn respond(
     source: Source,
     query: OutputQuery,
     headers: &HeaderMap,
-    permit: Permit,
+    pass: StreamPass,
 ) -> Result<Response, Problem> {
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
     let events = accept.flat_map(|v| v.split(',')).any(|kind| {
         kind.split(';').next().is_some_and(|k| k.trim().eq_ignore_ascii_case("text/event-stream"))
     });
     if events {
-        as_events(app, source, query, headers, permit).await
+        as_events(app, source, query, headers, pass).await
     } else {
-        as_bytes(app, source, query, headers, permit).await
+        as_bytes(app, source, query, headers, pass).await
     }
 }
 
@@ -111,7 +111,7 @@ async fn as_events(
     source: Source,
     query: OutputQuery,
     headers: &HeaderMap,
-    permit: Permit,
+    pass: StreamPass,
 ) -> Result<Response, Problem> {
     if query.channel.is_some() || query.follow.is_some() {
         return Err(Problem::invalid("channel", "used with bytes only; events carry their channel"));
@@ -130,10 +130,14 @@ async fn as_events(
         first: Some(first),
         done: false,
         stop: app.stopping().clone(),
-        _permit: permit,
+        pass,
     };
     let body = Body::from_stream(stream::unfold(feed, Feed::next));
     Ok(event_stream(body))
+}
+
+fn login_ended() -> Error {
+    Error::new(ErrorKind::Unauthenticated, "the login has ended").with_operation("read output")
 }
 
 /// The headers of an event stream.
@@ -153,7 +157,7 @@ struct Feed {
     first: Option<BytesMut>,
     done: bool,
     stop: CancellationToken,
-    _permit: Permit,
+    pass: StreamPass,
 }
 
 impl Feed {
@@ -166,6 +170,7 @@ impl Feed {
         if out.is_empty() {
             let next = tokio::select! {
                 biased;
+                () = &mut self.pass.ended => Some(Err(login_ended())),
                 next = self.events.next() => next,
                 () = self.stop.cancelled() => return None,
                 () = tokio::time::sleep(KEEP_ALIVE_EVERY) => return Some((Ok(KEEP_ALIVE), self)),
@@ -205,7 +210,7 @@ async fn as_bytes(
     source: Source,
     query: OutputQuery,
     headers: &HeaderMap,
-    permit: Permit,
+    pass: StreamPass,
 ) -> Result<Response, Problem> {
     let Extent { end, settled, .. } = source.extent(app).await?;
     let ranged = headers.contains_key(header::RANGE) && query.from.is_none();
@@ -258,7 +263,7 @@ async fn as_bytes(
         stop_at: stop,
         whole,
         stopping: Box::pin(app.stopping().clone().cancelled_owned()),
-        _permit: permit,
+        pass,
     };
     let mut response = Body::new(body).into_response();
     let answer = response.headers_mut();
@@ -287,7 +292,7 @@ struct OutputBody {
     /// All channels: the number of bytes is known when the end is.
     whole: bool,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
-    _permit: Permit,
+    pass: StreamPass,
 }
 
 impl hyper::body::Body for OutputBody {
@@ -296,6 +301,10 @@ impl hyper::body::Body for OutputBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
         let this = self.get_mut();
+        if this.pass.ended.poll_unpin(cx).is_ready() {
+            // Breaking off tells that this is not all; hyper asks no more after an error.
+            return Poll::Ready(Some(Err(login_ended())));
+        }
         loop {
             if this.stop_at.is_some_and(|stop| this.position >= stop) {
                 return Poll::Ready(None);
@@ -351,13 +360,13 @@ impl hyper::body::Body for OutputBody {
 pub(crate) async fn recording(
     app: &App,
     record: &CommandRecord,
-    permit: Permit,
+    pass: StreamPass,
 ) -> Result<Response, Problem> {
     let events = app.fleet().commands().stream(record.id, Offset(0)).await?;
     let mut first = BytesMut::new();
     let writer = CastWriter::new(record, &mut first);
     let end = record.output_end.0;
-    let feed = CastFeed { events, writer, first: Some(first), position: 0, end, _permit: permit };
+    let feed = CastFeed { events, writer, first: Some(first), position: 0, end, _pass: pass };
     let body = Body::from_stream(stream::unfold(feed, CastFeed::next));
     let mut response = body.into_response();
     let headers = response.headers_mut();
@@ -374,7 +383,7 @@ struct CastFeed {
     first: Option<BytesMut>,
     position: u64,
     end: u64,
-    _permit: Permit,
+    _pass: StreamPass,
 }
 
 impl CastFeed {

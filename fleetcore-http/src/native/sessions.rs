@@ -335,8 +335,8 @@ pub(super) async fn session_output(
     headers: HeaderMap,
 ) -> Reply<Response> {
     let (_, session) = find(&app, &name)?;
-    let permit = app.stream_quota().take(actor.name())?;
-    output::respond(&app, Source::Session(session), query, &headers, permit).await
+    let pass = actor.stream(&app)?;
+    output::respond(&app, Source::Session(session), query, &headers, pass).await
 }
 
 /// WebSocket with the subprotocol `fleetcore.v1`, as for commands. Any number of viewers at once.
@@ -351,7 +351,7 @@ pub(super) async fn attach_session(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Reply<Response> {
     let (id, session) = find(&app, &name)?;
-    let permit = app.stream_quota().take(actor.name())?;
+    let pass = actor.stream(&app)?;
     let viewer = app.fleet().sessions().attach(&id)?;
-    attach::attach(&app, &actor, Party::Session { session, viewer }, query, upgrade, permit).await
+    attach::attach(&app, &actor, Party::Session { session, viewer }, query, upgrade, pass).await
 }

@@ -277,6 +277,65 @@ async fn tokens_work_until_they_are_removed() {
     }
 }
 
+/// All kinds of streams of one token over one command.
+async fn open_streams(
+    h: &mut Harness,
+    token: &str,
+) -> (Socket, [tokio::task::JoinHandle<reqwest::Result<String>>; 3]) {
+    let id = h.run(json!({ "argv": ["sleep", "600"] })).await;
+    let admin = std::mem::replace(&mut h.token, token.to_owned());
+    let mut socket = h.attach(&format!("/api/v1/commands/{id}/attach")).await;
+    assert!(matches!(socket.next().await, Frame::State(_)));
+    let output = format!("/api/v1/commands/{id}/output");
+    let mut open = vec![];
+    for request in [
+        h.get("/api/v1/events?topics=sessions"),
+        h.get(&output).header("accept", "text/event-stream"),
+        h.get(&output),
+    ] {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        open.push(tokio::spawn(response.text()));
+    }
+    h.token = admin;
+    (socket, open.try_into().unwrap())
+}
+
+async fn all_ended(
+    (mut socket, [events, output, raw]): (Socket, [tokio::task::JoinHandle<reqwest::Result<String>>; 3]),
+) {
+    assert_eq!(socket.next().await, Frame::Closed(1008));
+    tokio::time::timeout(LIMIT, async {
+        events.await.unwrap().unwrap();
+        let output = parse_events(&output.await.unwrap().unwrap());
+        let last = output.last().unwrap();
+        assert_eq!((last.1.as_str(), last.2["code"].as_str()), ("error", Some("unauthenticated")));
+        assert!(raw.await.unwrap().is_err(), "what is not all must not look like all");
+    })
+    .await
+    .expect("streams end");
+}
+
+#[tokio::test]
+async fn streams_end_with_the_login_they_were_opened_with() {
+    let mut h = start().await;
+    let (_, made) = h.post_json("/api/v1/tokens", json!({ "name": "t", "scopes": ["read", "run"] })).await;
+    let removed = open_streams(&mut h, made["secret"].as_str().unwrap()).await;
+    let olga = h.user_with_token("olga", Role::Operator, Scope::ALL).await;
+    let disabled = open_streams(&mut h, &olga).await;
+    let admin = h.token.clone();
+    let (mut stays, _) = open_streams(&mut h, &admin).await;
+
+    let path = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
+    assert_eq!(h.request(Method::DELETE, &path).send().await.unwrap().status(), 204);
+    all_ended(removed).await;
+    let off = h.request(Method::PATCH, "/api/v1/users/olga").json(&json!({ "disabled": true }));
+    assert_eq!(off.send().await.unwrap().status(), 200);
+    all_ended(disabled).await;
+    stays.send(5, b"here").await;
+    assert_eq!(stays.next().await, Frame::Pong(b"here".to_vec()));
+}
+
 #[tokio::test]
 async fn users_can_be_managed_but_an_admin_stays() {
     let (h, cookie) = with_login().await;

@@ -100,6 +100,8 @@ async fn raw_nonsense_is_survived() {
         b"GET / HTTP/9.9\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nxxxxxxxxx",
         b"GET /healthz HTTP/1.1\r\n",
+        b"",
+        b"PRI * HT",
     ] {
         let mut socket = tokio::net::TcpStream::connect(h.address).await.unwrap();
         socket.write_all(junk).await.unwrap();

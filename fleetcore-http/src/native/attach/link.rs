@@ -35,7 +35,7 @@ use utoipa::IntoParams;
 use super::frame::{self, FromClient, OutputFrame};
 use crate::{
     app::App,
-    auth::{Actor, Permit},
+    auth::{Actor, StreamPass},
     error::Problem,
     native::wire::{ExitEvent, Size, StateEvent},
 };
@@ -48,6 +48,11 @@ const FRAME_BYTES: usize = 256 << 10;
 const DEFAULT_WINDOW: u64 = 256 << 10;
 /// Keeps address translation on the way from forgetting a quiet connection.
 const PING_EVERY: Duration = Duration::from_secs(30);
+/// A client that has not even answered pings for this long has vanished without a word.
+const SILENCE: Duration = PING_EVERY.saturating_mul(3);
+/// How long a client may take to take what there is left to say once the server stops: a part of the grace that all
+/// share.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the other side may take to answer a close, and typed input to reach the program after its client has left.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Buffer for reading from a client; input is small, connections are many.
@@ -156,7 +161,7 @@ pub(crate) async fn attach(
     party: Party,
     query: AttachQuery,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-    permit: Permit,
+    pass: StreamPass,
 ) -> Result<Response, Problem> {
     let input = match query.input {
         Some(true) => {
@@ -202,7 +207,7 @@ pub(crate) async fn attach(
         reader_waits: AtomicBool::new(false),
         changed: Notify::new(),
     };
-    let link = Link { app: app.clone(), party, input, flow, _permit: permit };
+    let link = Link { app: app.clone(), party, input, flow };
     let tracked = app.tasks().token();
     Ok(upgrade
         .protocols([frame::PROTOCOL])
@@ -211,7 +216,7 @@ pub(crate) async fn attach(
         .max_frame_size(limits.message_bytes)
         .on_upgrade(move |socket| async move {
             let _tracked = tracked;
-            link.run(socket, stream).await;
+            link.run(socket, stream, pass).await;
         }))
 }
 
@@ -255,41 +260,75 @@ struct Link {
     party: Party,
     input: bool,
     flow: Flow,
-    _permit: Permit,
+}
+
+/// Why serving a client has ended.
+enum End {
+    /// All there was to say was said.
+    Sent,
+    ClientLeft,
+    /// Revoked or expired.
+    LoginEnded,
+    /// The server stops, and the client does not take what there is to say.
+    Stopped,
 }
 
 type Sink = SplitSink<WebSocket, Message>;
 
 impl Link {
-    async fn run(self, socket: WebSocket, stream: Box<dyn CommandStream>) {
+    async fn run(self, socket: WebSocket, stream: Box<dyn CommandStream>, mut pass: StreamPass) {
         let (mut sink, mut source) = socket.split();
         let (frames, mut to_send) = mpsc::channel(16);
         let (inputs, mut typed) = mpsc::channel(256);
         let mut typing = Box::pin(self.type_inputs(&mut typed, &frames));
-        let client_left = {
+        let end = {
             let sending = self.send_all(&mut sink, stream, &mut to_send);
             let reading = self.read_all(&mut source, &frames, &inputs);
-            tokio::pin!(sending, reading);
+            let stopped = async {
+                self.app.stopping().cancelled().await;
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            tokio::pin!(sending, reading, stopped);
             tokio::select! {
                 result = &mut sending => {
                     if let Err(error) = result {
                         tracing::debug!(%error, "attached client is gone");
                     }
-                    false
+                    End::Sent
                 }
-                () = &mut reading => true,
-                () = &mut typing => false,
+                () = &mut reading => End::ClientLeft,
+                () = &mut typing => End::Sent,
+                () = &mut pass.ended => End::LoginEnded,
+                // The loop that sends sees the stop too, unless the client does not read.
+                () = &mut stopped => End::Stopped,
             }
         };
         drop(inputs);
-        if client_left {
-            // What was typed before leaving still reaches the program.
-            let _ = tokio::time::timeout(GOODBYE, typing).await;
-        } else {
-            // Reading on until the client has closed too keeps the kernel from resetting the connection while the
-            // last bytes are on their way.
-            let drained = async { while let Some(Ok(_)) = source.next().await {} };
-            let _ = tokio::time::timeout(GOODBYE, drained).await;
+        match end {
+            End::ClientLeft => {
+                // What was typed before leaving still reaches the program.
+                let _ = tokio::time::timeout(GOODBYE, typing).await;
+                return;
+            }
+            End::LoginEnded => {
+                // Nothing more reaches the program.
+                drop(typing);
+                let last = close(&mut sink, close_code::POLICY, "the login has ended");
+                let _ = tokio::time::timeout(GOODBYE, last).await;
+            }
+            End::Stopped => return,
+            End::Sent => {}
+        }
+        // Reading on until the client has closed too keeps the kernel from resetting the connection while the last
+        // bytes are on their way.
+        let drained = async { while let Some(Ok(_)) = source.next().await {} };
+        let stopped = async {
+            self.app.stopping().cancelled().await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(GOODBYE, drained) => {}
+            () = stopped => {}
         }
     }
 
@@ -318,6 +357,11 @@ impl Link {
                     sink.send(Message::Binary(frame)).await?;
                     continue;
                 }
+                // Before output, or endless output would leave no room for pings.
+                _ = ping.tick() => {
+                    sink.send(Message::Ping(Bytes::new())).await?;
+                    continue;
+                }
                 event = async {
                     match pending.take() {
                         Some(event) => Some(Ok(event)),
@@ -329,10 +373,6 @@ impl Link {
                     if let Some(frame) = states.update(self) {
                         sink.send(Message::Binary(frame)).await?;
                     }
-                    continue;
-                }
-                _ = ping.tick() => {
-                    sink.send(Message::Ping(Bytes::new())).await?;
                     continue;
                 }
                 () = stop.cancelled() => return close(sink, close_code::AWAY, "the server stops").await,
@@ -377,7 +417,12 @@ impl Link {
         inputs: &mpsc::Sender<Input>,
     ) {
         let room = Arc::new(Semaphore::new(self.app.config().limits.input_queue_bytes));
-        while let Some(message) = source.next().await {
+        loop {
+            let Ok(message) = tokio::time::timeout(SILENCE, source.next()).await else {
+                tracing::debug!("attached client has vanished");
+                return;
+            };
+            let Some(message) = message else { return };
             let result = match message {
                 Ok(Message::Binary(frame)) => match FromClient::parse(&frame) {
                     Ok(said) => self.obey(said, frames, inputs, &room).await,
