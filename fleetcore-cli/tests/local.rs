@@ -92,6 +92,27 @@ fn the_first_interrupt_is_passed_on() {
 }
 
 #[test]
+fn an_interrupt_ends_the_wait_for_a_server_that_does_not_answer() {
+    let home = Home::new();
+    for args in [
+        &["run", "local", "--", "true"][..],
+        &["shell"],
+        &["attach", "--read-only", "01900000-0000-7000-8000-000000000000"],
+        &["logs", "01900000-0000-7000-8000-000000000000"],
+    ] {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = home.command(args);
+        command.env("FLEETCORE_SERVER", format!("http://{}", silent.local_addr().unwrap()));
+        let mut child = command.spawn().unwrap();
+        // It has asked: from here on it waits.
+        let (mut asked, _) = silent.accept().unwrap();
+        asked.read_exact(&mut [0]).unwrap();
+        signal_child(&child, rustix::process::Signal::INT);
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{args:?}");
+    }
+}
+
+#[test]
 fn the_second_interrupt_kills() {
     let home = Home::new();
     let script = "trap 'echo no' INT; echo ready; while :; do sleep 0.05; done";
