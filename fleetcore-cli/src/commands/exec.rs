@@ -189,6 +189,9 @@ pub(super) async fn interact(
             event = events.next() => match event {
                 // Remarks would tear the picture apart; a program on a terminal tells its own story.
                 Some(event) => if let Some(code) = show(event?, true)? {
+                    if let Some(raw) = &mut raw {
+                        raw.program_ended();
+                    }
                     return Ok(Left::Ended(code));
                 },
                 None => return Err(Failure::Exec(ended_early())),
@@ -203,9 +206,6 @@ pub(super) async fn interact(
                         // Nothing to detach from: the keys are the program's.
                         input_failed(input.write(vec![0x1d, b'd'].into()).await)?;
                     } else if keys.detach {
-                        if let Some(raw) = &mut raw {
-                            raw.reset_on_leave();
-                        }
                         return Ok(Left::Detached);
                     }
                 }
