@@ -4,11 +4,11 @@
 mod common;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     process::Stdio,
 };
 
-use common::{Home, signal_child};
+use common::{Home, signal_child, wait_for};
 
 #[test]
 fn exit_codes_are_passed_on_or_tell_what_went_wrong() {
@@ -110,6 +110,22 @@ fn an_interrupt_ends_the_wait_for_a_server_that_does_not_answer() {
         signal_child(&child, rustix::process::Signal::INT);
         assert_eq!(child.wait().unwrap().code(), Some(130), "{args:?}");
     }
+}
+
+#[test]
+fn a_copy_that_is_interrupted_leaves_nothing_behind() {
+    let home = Home::new();
+    std::fs::create_dir(home.path("to")).unwrap();
+    let mut child = home.command(&["cp", "-", "to/file"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Ends with the program, which stops reading.
+    let writer = std::thread::spawn(move || while stdin.write_all(&[b'x'; 65536]).is_ok() {});
+    let entries = || std::fs::read_dir(home.path("to")).unwrap().count();
+    wait_for(|| entries() > 0);
+    signal_child(&child, rustix::process::Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    writer.join().unwrap();
+    assert_eq!(entries(), 0);
 }
 
 #[test]
