@@ -1,7 +1,11 @@
 //! Signals this process gets, as a stream.
 
+use std::future::Future;
+
 use fleetcore::{Error, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::Failure;
 
 /// Requests to stop: Ctrl-C, `kill`, a closed terminal.
 #[derive(Debug)]
@@ -28,6 +32,11 @@ impl Stop {
             Self::Terminate => 15,
         }
     }
+
+    /// Exit code of a program it ended.
+    pub(crate) fn exit_code(self) -> u8 {
+        128 + self.number()
+    }
 }
 
 impl StopSignals {
@@ -42,6 +51,18 @@ impl StopSignals {
             terminate: on(SignalKind::terminate())?,
             hangup: on(SignalKind::hangup())?,
         })
+    }
+
+    /// The work, unless a signal comes first: then it is dropped, and the failure is the exit code of the signal.
+    pub(crate) async fn or<T>(
+        &mut self,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> std::result::Result<T, Failure> {
+        tokio::select! {
+            biased;
+            done = work => done.map_err(Failure::Error),
+            stop = self.next() => Err(Failure::Code(stop.exit_code())),
+        }
     }
 
     /// The next one. Cancel-safe.

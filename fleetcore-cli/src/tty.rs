@@ -9,7 +9,7 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Undoes what a full-screen program may have left behind when we leave it running: alternate screen, hidden cursor,
+/// Undoes what a full-screen program may have left behind when we lose sight of it while it runs: alternate screen, hidden cursor,
 /// mouse reports, bracketed paste, colours.
 const RESET: &[u8] = b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m";
 
@@ -38,12 +38,13 @@ impl Raw {
                 .with_operation("raw mode")
                 .with_source(e)
         })?;
-        Ok(Self { reset: false })
+        Ok(Self { reset: true })
     }
 
-    /// The program goes on without us: put the screen right when leaving.
-    pub(crate) fn reset_on_leave(&mut self) {
-        self.reset = true;
+    /// The program has ended and put the screen right itself. In any other case we do: it goes on without us, or
+    /// the connection to it is lost.
+    pub(crate) fn program_ended(&mut self) {
+        self.reset = false;
     }
 }
 

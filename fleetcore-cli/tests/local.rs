@@ -4,11 +4,11 @@
 mod common;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     process::Stdio,
 };
 
-use common::{Home, signal_child};
+use common::{Home, signal_child, wait_for};
 
 #[test]
 fn exit_codes_are_passed_on_or_tell_what_went_wrong() {
@@ -89,6 +89,43 @@ fn the_first_interrupt_is_passed_on() {
     out.read_to_string(&mut line).unwrap();
     assert!(line.ends_with("caught\n"), "{line}");
     assert_eq!(child.wait().unwrap().code(), Some(42));
+}
+
+#[test]
+fn an_interrupt_ends_the_wait_for_a_server_that_does_not_answer() {
+    let home = Home::new();
+    for args in [
+        &["run", "local", "--", "true"][..],
+        &["shell"],
+        &["attach", "--read-only", "01900000-0000-7000-8000-000000000000"],
+        &["logs", "01900000-0000-7000-8000-000000000000"],
+    ] {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut command = home.command(args);
+        command.env("FLEETCORE_SERVER", format!("http://{}", silent.local_addr().unwrap()));
+        let mut child = command.spawn().unwrap();
+        // It has asked: from here on it waits.
+        let (mut asked, _) = silent.accept().unwrap();
+        asked.read_exact(&mut [0]).unwrap();
+        signal_child(&child, rustix::process::Signal::INT);
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{args:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_is_interrupted_leaves_nothing_behind() {
+    let home = Home::new();
+    std::fs::create_dir(home.path("to")).unwrap();
+    let mut child = home.command(&["cp", "-", "to/file"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Ends with the program, which stops reading.
+    let writer = std::thread::spawn(move || while stdin.write_all(&[b'x'; 65536]).is_ok() {});
+    let entries = || std::fs::read_dir(home.path("to")).unwrap().count();
+    wait_for(|| entries() > 0);
+    signal_child(&child, rustix::process::Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    writer.join().unwrap();
+    assert_eq!(entries(), 0);
 }
 
 #[test]

@@ -6,7 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{Home, announced};
-use fleetcore::{CommandEvent, CommandHandle, CommandSpec, CommandStream, ExitKind, Fleet, Offset, PtySize};
+use fleetcore::{
+    CommandEvent, CommandHandle, CommandSpec, CommandStream, ExitKind, Fleet, Offset, PtySize, Signal,
+};
 use futures::StreamExt as _;
 
 /// The program on a terminal.
@@ -109,6 +111,19 @@ async fn a_shell_of_a_server_survives_detaching() {
     terminal.see("it=yes").await;
     assert_eq!(terminal.exit_code().await, 6);
     assert_eq!(server.stop(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_screen_is_put_right_when_the_program_is_lost() {
+    let home = Home::new();
+    let _server = home.serve();
+    announced(&home);
+    let mut terminal = Terminal::open(&home, &["shell"]).await;
+    terminal.keys("echo re''ady\r").await;
+    terminal.see("ready").await;
+    terminal.handle.signal(Signal::Terminate).await.unwrap();
+    terminal.see("\x1b[?1049l").await;
+    assert_eq!(terminal.exit_code().await, 143);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,11 +20,11 @@ use crate::{
 /// Attaches; gives the exit code of the program when it ends.
 pub(crate) async fn attach(args: Attach, settings: &Settings) -> Outcome {
     let mut stops = StopSignals::listen()?;
-    let control = control::open(settings).await?;
-    let id = match find_any(&*control, &args.id).await? {
+    let control = stops.or(control::open(settings)).await?;
+    let id = match stops.or(find_any(&*control, &args.id)).await? {
         Named::Command(id) => id,
         Named::Session(id) => {
-            let all = control.sessions(None).await?;
+            let all = stops.or(control.sessions(None)).await?;
             let session = all.iter().find(|s| s.id == id.as_str()).ok_or_else(|| {
                 Error::new(ErrorKind::NotFound, "no such session").with_context("session", &id)
             })?;
@@ -42,10 +42,10 @@ async fn command(
     mut stops: StopSignals,
     settings: &Settings,
 ) -> Outcome {
-    let command = control.command(id).await?;
+    let command = stops.or(control.command(id)).await?;
     let terminal = command.pty.is_some() && std::io::stdin().is_terminal();
     let input = terminal && !read_only && !command.state.is_settled();
-    let running = control.attach(id, fleetcore::Offset(0), input).await?;
+    let running = stops.or(control.attach(id, fleetcore::Offset(0), input)).await?;
     if !input {
         return watch(running, &mut stops, settings.quiet).await;
     }

@@ -1,9 +1,10 @@
 //! `fleetcore cp`
 
-use std::{io::Write as _, path::Path};
+use std::{io::Write as _, path::Path, time::Duration};
 
 use fleetcore::{ByteStream, Error, ErrorKind, FileKind, Fleet, Result, Target, WriteOptions};
 use futures::StreamExt as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     cli::{Cp, Output},
@@ -13,6 +14,7 @@ use crate::{
     exit,
     parse::FilePlace,
     render::{self, Progress},
+    signals::StopSignals,
     tty,
 };
 
@@ -32,8 +34,35 @@ impl End {
     }
 }
 
-/// Copies.
+/// How long the other end may take to forget what it has when we are told to stop.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Copies. A signal stops it, and no half of a file stays behind; a second one leaves at once.
 pub(crate) async fn cp(args: Cp, settings: &Settings) -> Outcome {
+    let stop = CancellationToken::new();
+    if matches!(args.destination, FilePlace::Standard) {
+        // Nothing to clean up: the signal may just end us, also while a write to stdout blocks.
+        return transfer(&args, settings, &stop).await;
+    }
+    let mut stops = StopSignals::listen()?;
+    let mut work = std::pin::pin!(transfer(&args, settings, &stop));
+    let signal = tokio::select! {
+        biased;
+        done = &mut work => return done,
+        signal = stops.next() => signal,
+    };
+    // Its data ends with an error now, so the writer removes what it has; that needs a moment.
+    stop.cancel();
+    tokio::select! {
+        done = tokio::time::timeout(CLEAN_UP_LIMIT, work) => if let Ok(Ok(code)) = done {
+            return Ok(code);
+        },
+        _ = stops.next() => {}
+    }
+    Err(Failure::Code(signal.exit_code()))
+}
+
+async fn transfer(args: &Cp, settings: &Settings, stop: &CancellationToken) -> Outcome {
     // Files of this host never need the data directory; a server is asked only when one end is a target.
     let here = Fleet::local();
     let remote =
@@ -43,10 +72,10 @@ pub(crate) async fn cp(args: Cp, settings: &Settings) -> Outcome {
     let destination = end(&here, control.as_deref(), &args.destination).await?;
     let options = WriteOptions::atomic().with_create_parents(args.parents);
     let (progress, what) = match (source, destination) {
-        (Some(from), Some(to)) => copy(&from, to, &args, options, settings).await?,
+        (Some(from), Some(to)) => copy(&from, to, args, options, settings, stop).await?,
         (None, Some(to)) => {
             let progress = Progress::new(settings.quiet, None, "stdin");
-            to.files.write(&to.path, options, progress.count(stdin())).await?;
+            to.files.write(&to.path, options, progress.count(until(stop, stdin()))).await?;
             (progress, to.path)
         }
         (Some(from), None) => {
@@ -89,6 +118,7 @@ async fn copy(
     args: &Cp,
     options: WriteOptions,
     settings: &Settings,
+    stop: &CancellationToken,
 ) -> Result<(Progress, String), Failure> {
     let source = from.files.stat(&from.path).await?;
     let wants_dir = matches!(&args.destination,
@@ -118,7 +148,7 @@ async fn copy(
         }
         FileKind::Dir => {
             let progress = Progress::new(settings.quiet, None, from.name().unwrap_or("files"));
-            let data = progress.count(from.files.read_tar(&from.path).await?);
+            let data = progress.count(until(stop, from.files.read_tar(&from.path).await?));
             if args.parents {
                 to.files.create_dir(&path).await?;
             }
@@ -127,11 +157,23 @@ async fn copy(
         }
         _ => {
             let progress = Progress::new(settings.quiet, Some(source.size), from.name().unwrap_or("file"));
-            let data = progress.count(from.files.read(&from.path).await?);
+            let data = progress.count(until(stop, from.files.read(&from.path).await?));
             to.files.write(&path, options.with_mode(source.mode), data).await?;
             Ok((progress, path))
         }
     }
+}
+
+/// The same data, with an error as soon as we are told to stop.
+fn until(stop: &CancellationToken, data: ByteStream) -> ByteStream {
+    futures::stream::unfold((data, stop.clone()), |(mut data, stop)| async move {
+        let part = match stop.run_until_cancelled(data.next()).await {
+            Some(part) => part?,
+            None => Err(Error::new(ErrorKind::Cancelled, "the copy was stopped")),
+        };
+        Some((part, (data, stop)))
+    })
+    .boxed()
 }
 
 fn stdin() -> ByteStream {

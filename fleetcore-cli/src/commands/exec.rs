@@ -3,19 +3,24 @@
 use std::{
     io::{self, Write as _},
     sync::Arc,
+    time::Duration,
 };
 
-use fleetcore::{Channel, CommandEvent, Error, ErrorKind, Result, Signal};
+use fleetcore::{Channel, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Result, Signal, Target};
 use fleetcore_http::client::AttachEvent;
 use futures::StreamExt as _;
 
 use crate::{
-    control::{Input, Running},
+    control::{Control, Input, Ownership, Running},
     error::{Failure, Outcome, note, stdout_failed},
     exit,
     signals::{Stop, StopSignals},
     tty,
 };
+
+/// How long each step of taking a command back may take: a server that answers needs milliseconds, and whoever pressed
+/// Ctrl-C waits.
+const TAKE_BACK_LIMIT: Duration = Duration::from_secs(1);
 
 /// How a connection to a program ended.
 pub(super) enum Left {
@@ -55,6 +60,33 @@ pub(super) fn write(channel: Channel, data: &[u8]) -> std::result::Result<(), Fa
     }
 }
 
+/// Starts a command. A signal meanwhile takes it back, a second one leaves at once.
+pub(super) async fn start(
+    control: &dyn Control,
+    target: &Target,
+    spec: CommandSpec,
+    ownership: Ownership,
+    stops: &mut StopSignals,
+) -> std::result::Result<(CommandId, Running), Failure> {
+    let id = CommandId::generate();
+    let mut spawned = std::pin::pin!(control.spawn(id, target, spec, ownership));
+    let stop = tokio::select! {
+        biased;
+        done = &mut spawned => return done.map_err(Failure::Error),
+        stop = stops.next() => stop,
+    };
+    let take_back = async {
+        // The request may be on its way, and what a server does not know yet it cannot cancel.
+        let _ = tokio::time::timeout(TAKE_BACK_LIMIT, spawned).await;
+        let _ = tokio::time::timeout(TAKE_BACK_LIMIT, control.cancel(id)).await;
+    };
+    tokio::select! {
+        () = take_back => {}
+        _ = stops.next() => {}
+    }
+    Err(Failure::Code(stop.exit_code()))
+}
+
 /// Shows a command of somebody else to its end. Whatever makes us leave before is no business of the command's.
 pub(super) async fn watch(running: Running, stops: &mut StopSignals, quiet: bool) -> Outcome {
     let Running { mut events, input: _input } = running;
@@ -66,7 +98,7 @@ pub(super) async fn watch(running: Running, stops: &mut StopSignals, quiet: bool
                 },
                 None => return Err(Failure::Exec(ended_early())),
             },
-            stop = stops.next() => return Ok(128 + stop.number()),
+            stop = stops.next() => return Ok(stop.exit_code()),
         }
     }
 }
@@ -98,7 +130,7 @@ pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool
                 }
                 other => {
                     let _ = input.cancel().await;
-                    return Ok(128 + other.number());
+                    return Ok(other.exit_code());
                 }
             },
         }
@@ -157,6 +189,9 @@ pub(super) async fn interact(
             event = events.next() => match event {
                 // Remarks would tear the picture apart; a program on a terminal tells its own story.
                 Some(event) => if let Some(code) = show(event?, true)? {
+                    if let Some(raw) = &mut raw {
+                        raw.program_ended();
+                    }
                     return Ok(Left::Ended(code));
                 },
                 None => return Err(Failure::Exec(ended_early())),
@@ -171,9 +206,6 @@ pub(super) async fn interact(
                         // Nothing to detach from: the keys are the program's.
                         input_failed(input.write(vec![0x1d, b'd'].into()).await)?;
                     } else if keys.detach {
-                        if let Some(raw) = &mut raw {
-                            raw.reset_on_leave();
-                        }
                         return Ok(Left::Detached);
                     }
                 }
@@ -185,7 +217,7 @@ pub(super) async fn interact(
                 if own {
                     let _ = input.cancel().await;
                 }
-                return Ok(Left::Ended(128 + stop.number()));
+                return Ok(Left::Ended(stop.exit_code()));
             },
         }
     }

@@ -17,9 +17,9 @@ use crate::{
 /// Prints output: standard error to stderr, everything else to stdout.
 pub(crate) async fn logs(args: Logs, settings: &Settings) -> Outcome {
     let mut stops = StopSignals::listen()?;
-    let control = control::open(settings).await?;
-    let id = find_command(&*control, &args.id).await?;
-    let command = control.command(id).await?;
+    let control = stops.or(control::open(settings)).await?;
+    let id = stops.or(find_command(&*control, &args.id)).await?;
+    let command = stops.or(control.command(id)).await?;
     // Without --follow a command that runs is printed up to now.
     let until = (!args.follow && !command.state.is_settled()).then_some(command.output_bytes);
     let from = Offset(args.from);
@@ -27,14 +27,14 @@ pub(crate) async fn logs(args: Logs, settings: &Settings) -> Outcome {
         return Ok(exit::OK);
     }
     let times = args.timestamps || settings.output == Output::Json;
-    let mut events = control.output(id, from, times).await?;
+    let mut events = stops.or(control.output(id, from, times)).await?;
     let mut printer =
         Printer { timestamps: args.timestamps, json: settings.output == Output::Json, at_start: [true; 2] };
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             // Leaving ends the reading, not the command.
-            stop = stops.next() => return Ok(128 + stop.number()),
+            stop = stops.next() => return Ok(stop.exit_code()),
         };
         match event {
             Some(event) => match event? {

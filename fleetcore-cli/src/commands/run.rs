@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use fleetcore::{CommandSpec, Error, Io, Overflow, Program};
 
-use super::exec::{Left, follow, interact, pipe_stdin};
+use super::exec::{Left, follow, interact, pipe_stdin, start};
 use crate::{
     cli::{Output, Run},
     config::Settings,
@@ -17,8 +17,8 @@ use crate::{
 
 /// Runs a command; gives its exit code.
 pub(crate) async fn run(args: Run, settings: &Settings) -> Outcome {
-    let stops = StopSignals::listen()?;
-    let control = control::open(settings).await?;
+    let mut stops = StopSignals::listen()?;
+    let control = stops.or(control::open(settings)).await?;
     let outcome = run_on(&*control, args, stops, settings).await;
     control.close().await;
     outcome
@@ -32,14 +32,14 @@ async fn run_on(control: &dyn Control, args: Run, mut stops: StopSignals, settin
     let tty = args.tty;
     let spec = spec(args, forward);
     if detach {
-        let (id, _) = control.spawn(&target, spec, Ownership::Detached).await?;
+        let (id, _) = start(control, &target, spec, Ownership::Detached, &mut stops).await?;
         match settings.output {
             Output::Json => render::print(&format!("{{\"id\":\"{id}\"}}\n"))?,
             _ => render::print(&format!("{id}\n"))?,
         }
         return Ok(exit::OK);
     }
-    let (_, running) = control.spawn(&target, spec, Ownership::Wait).await?;
+    let (_, running) = start(control, &target, spec, Ownership::Wait, &mut stops).await?;
     if tty {
         if !keys && forward {
             pipe_stdin(running.input.clone(), settings.quiet);

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 
 use fleetcore::{CommandSpec, Error, ErrorKind, Offset, Overflow, Program};
 
-use super::exec::{Left, interact, pipe_stdin};
+use super::exec::{Left, interact, pipe_stdin, start};
 use crate::{
     cli::Shell,
     config::Settings,
@@ -24,7 +24,7 @@ const SHELL: &str = r#"exec "${SHELL:-/bin/sh}" -i"#;
 /// Opens a terminal; gives the exit code of its shell.
 pub(crate) async fn shell(args: Shell, settings: &Settings) -> Outcome {
     let mut stops = StopSignals::listen()?;
-    let control = control::open(settings).await?;
+    let control = stops.or(control::open(settings)).await?;
     let outcome = match &args.session {
         Some(_) => session(&*control, args, &mut stops, settings).await,
         None => plain(&*control, args, &mut stops, settings).await,
@@ -45,7 +45,7 @@ async fn plain(control: &dyn Control, args: Shell, stops: &mut StopSignals, sett
     if !control.is_server() {
         spec.overflow = Overflow::Block;
     }
-    let (id, running) = control.spawn(&args.target, spec, Ownership::Wait).await?;
+    let (id, running) = start(control, &args.target, spec, Ownership::Wait, stops).await?;
     if !keys {
         pipe_stdin(running.input.clone(), settings.quiet);
     }
@@ -82,7 +82,7 @@ async fn session(
         user: args.user,
         env: args.env,
     };
-    let session = control.ensure_session(&request).await?;
+    let session = stops.or(control.ensure_session(&request)).await?;
     let from = Offset(session.output_bytes.saturating_sub(JOIN_BYTES));
     join(control, &id, from, stops, settings, true).await
 }
@@ -98,7 +98,7 @@ pub(super) async fn join(
 ) -> Outcome {
     let terminal = std::io::stdin().is_terminal();
     let keys = input && terminal;
-    let running = control.attach_session(id, from, input).await?;
+    let running = stops.or(control.attach_session(id, from, input)).await?;
     if keys {
         running.input.resize(tty::size()).await?;
     } else if input {

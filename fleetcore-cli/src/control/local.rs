@@ -89,6 +89,7 @@ impl Control for LocalControl {
 
     async fn spawn(
         &self,
+        _id: CommandId,
         target: &Target,
         spec: CommandSpec,
         ownership: Ownership,

@@ -69,9 +69,10 @@ pub(crate) struct SessionRequest {
 pub(crate) trait Control: Send + Sync {
     /// All targets.
     async fn targets(&self) -> Result<Vec<wire::Target>>;
-    /// Starts a command.
+    /// Starts a command. A server knows it as `id`; the result tells its id in any case.
     async fn spawn(
         &self,
+        id: CommandId,
         target: &Target,
         spec: CommandSpec,
         ownership: Ownership,

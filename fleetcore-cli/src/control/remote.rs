@@ -39,11 +39,11 @@ impl Control for RemoteControl {
 
     async fn spawn(
         &self,
+        id: CommandId,
         target: &Target,
         spec: CommandSpec,
         ownership: Ownership,
     ) -> Result<(CommandId, Running)> {
-        let id = CommandId::generate();
         let mut request = NewCommand::from_spec(target, &spec)?;
         request.id = Some(id.to_string());
         if ownership == Ownership::Wait && spec.overflow == fleetcore::Overflow::Block {
@@ -55,8 +55,16 @@ impl Control for RemoteControl {
             return Ok((id, Running { events: futures::stream::empty().boxed(), input }));
         }
         // Input and output go separate ways for pipes, so the attachment need not take input then.
-        let running = self.attach(id, Offset(0), spec_has_terminal(&spec)).await?;
-        Ok((id, running))
+        match self.attach(id, Offset(0), spec_has_terminal(&spec)).await {
+            Ok(running) => Ok((id, running)),
+            Err(e) => {
+                // It runs, but the caller will never know: it must not stay behind.
+                if let Err(error) = self.client.cancel(id).await {
+                    tracing::warn!(%error, %id, "a command that cannot be watched was not cancelled");
+                }
+                Err(e)
+            }
+        }
     }
 
     async fn attach(&self, id: CommandId, from: Offset, input: bool) -> Result<Running> {
