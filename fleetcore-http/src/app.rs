@@ -22,6 +22,7 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 use crate::{
     auth::{AuditSlot, LoginLimiter, Passwords, Quotas, TokenCache, host_allowed},
@@ -270,11 +271,25 @@ async fn around(State(app): State<App>, mut request: Request, next: Next) -> Res
         request = Request::from_parts(parts, body);
         Trail { app: app.clone(), slot, method: method.clone(), route: route.clone(), path, ip, done: false }
     });
-    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+    let span = if health {
+        tracing::Span::none()
+    } else {
+        // No path and no query: they hold names, and whatever callers put there.
+        tracing::info_span!(
+            "request",
+            method = method_label(&method),
+            route = route_label(route.as_ref()),
+            otel.kind = "server",
+            http.response.status_code = tracing::field::Empty
+        )
+    };
+    let run = next.run(request).instrument(span.clone());
+    let mut response = match AssertUnwindSafe(run).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => Problem::panicked(&*panic).into_response(),
     };
     let status = response.status();
+    span.record("http.response.status_code", status.as_u16());
     let code = response.extensions().get::<ProblemCode>().map(|c| c.0);
     secure(response.headers_mut(), app.config().tls.is_some());
     let route = route_label(route.as_ref());

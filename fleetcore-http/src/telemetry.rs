@@ -105,7 +105,17 @@ mod otel {
     use opentelemetry::trace::TracerProvider;
     use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
     use tracing::Subscriber;
-    use tracing_subscriber::{Layer, filter::LevelFilter, registry::LookupSpan};
+    use tracing_subscriber::{
+        Layer,
+        filter::{LevelFilter, Targets},
+        registry::LookupSpan,
+    };
+
+    /// Operations of the core are spans of level debug, whatever the log shows; of others, such as the exporter's own
+    /// client, only what matters.
+    fn filter() -> Targets {
+        Targets::new().with_default(LevelFilter::INFO).with_target("fleetcore", LevelFilter::DEBUG)
+    }
 
     type Boxed<S> = Box<dyn Layer<S> + Send + Sync>;
 
@@ -126,7 +136,20 @@ mod otel {
             .with_resource(Resource::builder().with_service_name("fleetcore").build())
             .build();
         let tracer = provider.tracer("fleetcore");
-        let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_filter(LevelFilter::INFO);
+        let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_filter(filter());
         Ok(Some((Box::new(layer), provider)))
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use tracing::Level;
+
+        #[test]
+        fn spans_of_the_core_are_exported() {
+            let filter = super::filter();
+            assert!(filter.would_enable("fleetcore::layers::tracing", &Level::DEBUG));
+            assert!(filter.would_enable("fleetcore_http::app", &Level::INFO));
+            assert!(!filter.would_enable("hyper_util::client", &Level::DEBUG));
+        }
     }
 }

@@ -156,6 +156,53 @@ async fn stopping_tells_streams_and_ends_commands() {
 }
 
 #[tokio::test]
+async fn it_is_not_ready_while_it_stops() {
+    let mut h = start_with(|c| c.shutdown_grace = LIMIT).await;
+    let go = h.dir.path().join("go");
+    let script = format!(
+        "trap 'until [ -e {0} ]; do sleep 0.05; done; exit 0' TERM; echo up; while :; do sleep 0.05; done",
+        go.display()
+    );
+    let id = h.run(json!({ "shell": script, "grace_ms": 60_000 })).await;
+    let mut socket = h.attach(&format!("/api/v1/commands/{id}/attach")).await;
+    socket.read_text("up").await;
+    // One connection, which is still served while commands end.
+    assert_eq!(h.get("/readyz").send().await.unwrap().status(), 200);
+    h.stop.cancel();
+    tokio::time::timeout(LIMIT, async {
+        while h.get("/readyz").send().await.unwrap().status() != 503 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    std::fs::write(go, "").unwrap();
+    socket.read_to_exit().await;
+    h.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_does_not_hold_up_the_stop() {
+    // More than any test may take.
+    let mut h = start_with(|c| c.shutdown_grace = LIMIT * 100).await;
+    let id = h.run(json!({ "shell": "yes" })).await;
+    let _stuck = h.attach(&format!("/api/v1/commands/{id}/attach?window=0")).await;
+    let mut other = h.attach(&format!("/api/v1/commands/{id}/attach?window=0")).await;
+    let mut got = 0;
+    // By then the buffers of the one that does not read are full.
+    other
+        .read_until(|frame, _| {
+            if let Frame::Output { data, .. } = frame {
+                got += data.len();
+            }
+            got > 32 << 20
+        })
+        .await;
+    drop(other);
+    h.finish().await;
+}
+
+#[tokio::test]
 async fn health_readiness_and_metrics() {
     let h = start().await;
     let public = |path: &str| h.http.get(format!("{}{path}", h.base)).send();
