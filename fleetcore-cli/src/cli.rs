@@ -132,7 +132,8 @@ pub(crate) struct Serve {
     /// A proxy with TLS is in front; believe forwarded headers of these addresses (default: loopback)
     #[arg(long, value_name = "CIDR", num_args = 0.., value_delimiter = ',')]
     pub(crate) behind_proxy: Option<Vec<String>>,
-    /// Names the server may be called by, besides localhost and addresses
+    /// Names and addresses the server may be called by, besides localhost and loopback addresses [default: any,
+    /// unless it listens on loopback without a proxy]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) allow_host: Vec<String>,
     /// Serve this front end instead of the built-in one
