@@ -139,6 +139,13 @@ pub(crate) struct Serve {
     /// Serve this front end instead of the built-in one
     #[arg(long, value_name = "DIR")]
     pub(crate) ui_dir: Option<PathBuf>,
+    /// Close sessions that nobody looks at and nothing happens in for this long, e.g. 12h, unless they ask for
+    /// something else [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) session_idle: Option<Duration>,
+    /// Refuse to read or write files outside of this directory; commands are not restricted
+    #[arg(long, value_name = "DIR")]
+    pub(crate) file_root: Option<PathBuf>,
     /// Let anybody read /metrics
     #[arg(long)]
     pub(crate) metrics_public: bool,
