@@ -132,12 +132,20 @@ pub(crate) struct Serve {
     /// A proxy with TLS is in front; believe forwarded headers of these addresses (default: loopback)
     #[arg(long, value_name = "CIDR", num_args = 0.., value_delimiter = ',')]
     pub(crate) behind_proxy: Option<Vec<String>>,
-    /// Names the server may be called by, besides localhost and addresses
+    /// Names and addresses the server may be called by, besides localhost and loopback addresses [default: any,
+    /// unless it listens on loopback without a proxy]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) allow_host: Vec<String>,
     /// Serve this front end instead of the built-in one
     #[arg(long, value_name = "DIR")]
     pub(crate) ui_dir: Option<PathBuf>,
+    /// Close sessions that nobody looks at and nothing happens in for this long, e.g. 12h, unless they ask for
+    /// something else [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) session_idle: Option<Duration>,
+    /// Refuse to read or write files outside of this directory; commands are not restricted
+    #[arg(long, value_name = "DIR")]
+    pub(crate) file_root: Option<PathBuf>,
     /// Let anybody read /metrics
     #[arg(long)]
     pub(crate) metrics_public: bool,

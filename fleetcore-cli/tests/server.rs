@@ -147,6 +147,21 @@ fn files_through_the_server() {
 }
 
 #[test]
+fn files_stay_inside_the_root() {
+    let home = Home::new();
+    std::fs::create_dir(home.path("inside")).unwrap();
+    std::fs::write(home.path("inside/a"), b"x").unwrap();
+    std::fs::write(home.path("outside"), b"x").unwrap();
+    let _server = home.serve_with(&["--file-root", "inside"], &[]);
+    announced(&home);
+    let there = |p: &str| format!("local:{}", home.path(p).display());
+    assert_eq!(home.run(&["ls", "-q", &there("inside")]).ok().out, "a\n");
+    let refused = home.run(&["cp", &there("outside"), "copy"]);
+    assert_eq!(refused.code, 77, "{refused:?}");
+    assert!(!home.path("copy").exists());
+}
+
+#[test]
 fn log_in_use_tokens_log_out() {
     let home = Home::new();
     let mut server = home.serve();
@@ -295,6 +310,8 @@ fn bad_settings_of_the_server_are_named() {
         (&["serve", "--listen", "127.0.0.1:0", "--tls-cert", "x"], 64),
         (&["serve", "--listen", "127.0.0.1:0", "--behind-proxy", "10.0.0.0/99"], 64),
         (&["serve", "--listen", "127.0.0.1:0", "--ui-dir", "/no/such/dir"], 64),
+        (&["serve", "--listen", "127.0.0.1:0", "--file-root", "/no/such/dir"], 64),
+        (&["serve", "--listen", "127.0.0.1:0", "--session-idle", "soon"], 64),
         (&["serve", "--listen", "127.0.0.1:0", "--admin-password-file", "/no/such/file"], 66),
     ] {
         let done = home.run(args);

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Home, announced};
+use common::{Home, announced, wait_for};
 use fleetcore::{
     CommandEvent, CommandHandle, CommandSpec, CommandStream, ExitKind, Fleet, Offset, PtySize, Signal,
 };
@@ -124,6 +124,20 @@ async fn the_screen_is_put_right_when_the_program_is_lost() {
     terminal.handle.signal(Signal::Terminate).await.unwrap();
     terminal.see("\x1b[?1049l").await;
     assert_eq!(terminal.exit_code().await, 143);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_nobody_uses_is_closed() {
+    let home = Home::new();
+    let _server = home.serve_with(&["--session-idle", "100ms"], &[]);
+    announced(&home);
+    let mut terminal = Terminal::open(&home, &["shell", "--session", "work"]).await;
+    terminal.keys("echo re''ady\r").await;
+    terminal.see("ready").await;
+    terminal.keys("\x1dd").await;
+    assert_eq!(terminal.exit_code().await, 0);
+    // How it ended stays to be read for a while.
+    wait_for(|| home.run(&["sessions", "-o", "json"]).ok().json()[0]["ended"].is_object());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
-use fleetcore::{Channel, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Result, Signal, Target};
+use fleetcore::{
+    Channel, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, PtySize, Result, Signal, Target,
+};
 use fleetcore_http::client::AttachEvent;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 
 use crate::{
     control::{Control, Input, Ownership, Running},
@@ -165,6 +167,37 @@ pub(super) fn pipe_stdin(input: Arc<dyn Input>, quiet: bool) {
     });
 }
 
+/// Most bytes that are typed ahead of a program that takes none, or of a connection that is lost. Beyond it keys stay in
+/// the terminal's own buffer.
+const TYPE_AHEAD_MAX: usize = 64 << 10;
+
+/// What waits to be sent while something else is on its way.
+#[derive(Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    /// Only the last one counts.
+    size: Option<PtySize>,
+}
+
+impl Outbox {
+    fn has_room(&self) -> bool {
+        self.bytes.len() < TYPE_AHEAD_MAX
+    }
+
+    /// Sends the next of it; `None` when there is nothing.
+    fn next(&mut self, input: &Arc<dyn Input>) -> Option<BoxFuture<'static, Result<()>>> {
+        let input = Arc::clone(input);
+        if let Some(size) = self.size.take() {
+            return Some(async move { input.resize(size).await }.boxed());
+        }
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let bytes = std::mem::take(&mut self.bytes).into();
+        Some(async move { input.write(bytes).await }.boxed())
+    }
+}
+
 /// Connects our terminal to a program's until one of them leaves. `own` says that nobody else keeps the program: when
 /// our terminal closes, it ends; there is nothing to detach from.
 pub(super) async fn interact(
@@ -178,11 +211,23 @@ pub(super) async fn interact(
     let mut resizes = tty::Resizes::listen()?;
     let mut typed = keys.then(tty::stdin);
     let mut detach = tty::DetachKeys::default();
+    let mut outbox = Outbox::default();
+    // One input at a time, beside everything else: it may have to wait for the connection to come back.
+    let mut sending = None;
     loop {
+        if sending.is_none() {
+            sending = outbox.next(&input);
+        }
+        let sent = async {
+            match &mut sending {
+                Some(sending) => sending.await,
+                None => std::future::pending().await,
+            }
+        };
         let next_key = async {
             match &mut typed {
-                Some(rx) => rx.recv().await,
-                None => std::future::pending().await,
+                Some(rx) if outbox.has_room() => rx.recv().await,
+                _ => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -199,23 +244,36 @@ pub(super) async fn interact(
             key = next_key => match key {
                 Some(Ok(bytes)) => {
                     let keys = detach.feed(&bytes);
-                    if !keys.bytes.is_empty() {
-                        input_failed(input.write(keys.bytes.into()).await)?;
-                    }
+                    outbox.bytes.extend_from_slice(&keys.bytes);
                     if keys.detach && own {
                         // Nothing to detach from: the keys are the program's.
-                        input_failed(input.write(vec![0x1d, b'd'].into()).await)?;
+                        outbox.bytes.extend_from_slice(&[0x1d, b'd']);
                     } else if keys.detach {
+                        // What was typed before goes first, unless it would have to wait.
+                        while let Some(next) = sending.take().or_else(|| outbox.next(&input)) {
+                            match next.now_or_never() {
+                                Some(result) => input_failed(result)?,
+                                None => break,
+                            }
+                        }
                         return Ok(Left::Detached);
                     }
                 }
                 Some(Err(e)) => return Err(Failure::Exec(Error::io("read stdin", e))),
                 None => typed = None,
             },
-            size = resizes.next(), if keys => input_failed(input.resize(size).await)?,
+            result = sent => {
+                sending = None;
+                input_failed(result)?;
+            }
+            size = resizes.next(), if keys => outbox.size = Some(size),
             stop = stops.next() => {
                 if own {
-                    let _ = input.cancel().await;
+                    tokio::select! {
+                        _ = input.cancel() => {}
+                        // The server may be out of reach: whoever asks twice does not want to wait.
+                        _ = stops.next() => {}
+                    }
                 }
                 return Ok(Left::Ended(stop.exit_code()));
             },
@@ -228,5 +286,65 @@ fn input_failed(result: Result<()>) -> Result<()> {
     match result {
         Err(e) if e.kind() == ErrorKind::InvalidState => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use fleetcore::ByteStream;
+    use tokio::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Recorder(Mutex<Vec<String>>);
+
+    #[async_trait]
+    impl Input for Recorder {
+        async fn write(&self, data: Bytes) -> Result<()> {
+            self.0.lock().await.push(String::from_utf8_lossy(&data).into_owned());
+            Ok(())
+        }
+
+        async fn pipe(&self, _data: ByteStream) -> Result<()> {
+            Ok(())
+        }
+
+        async fn resize(&self, size: PtySize) -> Result<()> {
+            self.0.lock().await.push(format!("{}x{}", size.cols, size.rows));
+            Ok(())
+        }
+
+        async fn signal(&self, _signal: Signal) -> Result<()> {
+            Ok(())
+        }
+
+        async fn cancel(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_sent_in_order_and_bounded() {
+        let recorder = Arc::new(Recorder::default());
+        let input: Arc<dyn Input> = recorder.clone();
+        let mut outbox = Outbox::default();
+        assert!(outbox.next(&input).is_none());
+        outbox.bytes.extend_from_slice(b"ab");
+        let first = outbox.next(&input).unwrap();
+        // Meanwhile there is more.
+        outbox.bytes.extend_from_slice(b"c");
+        outbox.size = Some(PtySize { cols: 1, rows: 2 });
+        outbox.bytes.extend_from_slice(b"d");
+        outbox.size = Some(PtySize { cols: 3, rows: 4 });
+        first.await.unwrap();
+        while let Some(next) = outbox.next(&input) {
+            next.await.unwrap();
+        }
+        assert_eq!(*recorder.0.lock().await, ["ab", "3x4", "cd"]);
+        outbox.bytes = vec![0; TYPE_AHEAD_MAX];
+        assert!(!outbox.has_room());
     }
 }

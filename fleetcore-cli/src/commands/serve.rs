@@ -44,7 +44,8 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     allow_many_files();
     let store = Arc::new(open_store(&args, settings).await?);
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let server = Server::bind(config(&args)?, fleet(store.clone()), Stores::new(store.clone())).await?;
+    let server =
+        Server::bind(config(&args)?, fleet(&args, store.clone())?, Stores::new(store.clone())).await?;
     let (url, address) = (server.url(), server.local_addr());
 
     // The first line is the address, for programs that start us on port 0.
@@ -118,15 +119,23 @@ async fn open_store(args: &Serve, settings: &Settings) -> Result<SqliteStore> {
     Ok(store)
 }
 
-fn fleet(store: Arc<SqliteStore>) -> Fleet {
-    let host = Local::new(LocalConfig::default().with_cgroup(CgroupMode::Auto));
-    Fleet::builder()
-        .with_host(Arc::new(host))
+fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
+    let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
+    if let Some(dir) = &args.file_root {
+        let root = std::path::absolute(dir)
+            .map_err(|e| Error::io("find the file root", e).with_context("path", dir.display()))?;
+        if !root.is_dir() {
+            return Err(Error::invalid("file_root", "a directory").with_context("path", root.display()));
+        }
+        config = config.with_file_root(root);
+    }
+    Ok(Fleet::builder()
+        .with_host(Arc::new(Local::new(config)))
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))
         .with_layer(Arc::new(TracingLayer::new()))
-        .build()
+        .build())
 }
 
 fn config(args: &Serve) -> Result<ServerConfig> {
@@ -139,6 +148,7 @@ fn config(args: &Serve) -> Result<ServerConfig> {
     config.allowed_hosts = args.allow_host.clone();
     config.ui_dir = args.ui_dir.clone();
     config.metrics_public = args.metrics_public;
+    config.session_idle = args.session_idle;
     if let Some(dir) = &args.ui_dir
         && !dir.is_dir()
     {
