@@ -17,7 +17,6 @@ pub mod store;
 mod supervisor;
 #[cfg(feature = "local")]
 mod sys;
-mod tar_links;
 mod term;
 mod types;
 

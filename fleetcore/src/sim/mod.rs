@@ -7,3 +7,4 @@ mod script;
 mod tar_guard;
 #[cfg(fuzzing)]
 pub(crate) mod tar_guard;
+pub(crate) mod tar_links;

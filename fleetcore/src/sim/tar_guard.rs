@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::{
     Error, Result,
-    tar_links::{LinkPaths, NOT_LINKED, NOT_THROUGH},
+    sim::tar_links::{LinkPaths, NOT_LINKED, NOT_THROUGH},
 };
 
 const BLOCK: usize = 512;

@@ -24,7 +24,7 @@ use super::{Inner, aborted, base::Base, failed};
 use crate::{
     Error, ErrorKind, Result,
     raw::ByteStream,
-    tar_links::{LinkPaths, NOT_LINKED, NOT_THROUGH},
+    sim::tar_links::{LinkPaths, NOT_LINKED, NOT_THROUGH},
 };
 
 /// What one stream may unpack to.
