@@ -1,4 +1,38 @@
 //! Run commands, open terminals and move files on every machine you have, streamed live.
+//!
+//! ```
+//! # #[cfg(feature = "local")] {
+//! # tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+//! use fleetcore::{CommandEvent, CommandSpec, Fleet, Offset};
+//! use futures::StreamExt;
+//!
+//! let fleet = Fleet::local();
+//! let command = fleet.machine("local")?.spawn(CommandSpec::argv(["echo", "hello"])).await?;
+//! let mut events = command.stream(Offset(0));
+//! while let Some(event) = events.next().await {
+//!     match event? {
+//!         CommandEvent::Output(chunk) => assert_eq!(&chunk.data[..], b"hello\n"),
+//!         CommandEvent::Exited(status) => assert!(status.success()),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok::<(), fleetcore::Error>(())
+//! # }).unwrap();
+//! # }
+//! ```
+//!
+//! | You hold | and it is |
+//! |---|---|
+//! | [`Fleet`] | all machines, commands and sessions of this process |
+//! | [`Machine`] | one target: its life, commands, sessions, files |
+//! | [`RunningCommand`] | the one owner of a command: dropping it ends the command |
+//! | [`CommandHandle`], [`CommandStream`] | views: dropping them changes nothing |
+//! | [`Session`] | a shell that remembers, and knows when each command ended |
+//! | [`Files`] | files of one machine |
+//! | [`Error`] | what failed, of which [`ErrorKind`], and whether trying again helps ([`Retry`]) |
+//!
+//! Authors of backends, stores and layers implement the traits in [`raw`]. [`blocking`] is for callers without an async
+//! runtime. `ARCHITECTURE.md` in the repository shows how the parts fit.
 
 pub mod backends;
 pub mod blocking;
