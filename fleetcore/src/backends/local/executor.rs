@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     io,
+    num::NonZero,
     os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     pin::Pin,
@@ -16,6 +17,7 @@ use secrecy::ExposeSecret;
 use tokio::{
     io::AsyncWrite,
     net::unix::pipe::{Receiver, Sender},
+    sync::Semaphore,
 };
 
 use super::{
@@ -30,8 +32,8 @@ use super::{
     user::{Account, ignored_signals},
 };
 use crate::{
-    Channel, CommandId, CommandSpec, Error, ExecCapabilities, ExitKind, Io, Offset, Program, PtySize, Result,
-    SessionSpec,
+    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, Io, Offset, Program,
+    PtySize, Result, SessionSpec,
     raw::{Executor, FileSystem, OpContext, RawProcess, Session},
     sys::{ExitWatch, Prepare, PtyControl, open_pty, prepare, to_io},
 };
@@ -42,6 +44,9 @@ pub struct Local {
     config: Arc<LocalConfig>,
     /// This process ignores signals that a command must not ignore; asked once.
     reset_signals: bool,
+    /// Starting a process holds a runtime thread for half a millisecond. A burst of starts takes half of the threads,
+    /// so that whatever else the runtime serves does not wait behind all of them.
+    starting: Arc<Semaphore>,
 }
 
 impl Default for Local {
@@ -53,7 +58,12 @@ impl Default for Local {
 impl Local {
     /// This host with these settings.
     pub fn new(config: LocalConfig) -> Self {
-        Self { config: Arc::new(config), reset_signals: ignored_signals() }
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            config: Arc::new(config),
+            reset_signals: ignored_signals(),
+            starting: Arc::new(Semaphore::new((threads / 2).max(1))),
+        }
     }
 
     /// The settings.
@@ -292,8 +302,11 @@ impl Executor for Local {
             return cx.guard("spawn", std::future::pending()).await;
         }
         check(spec).map_err(|e| e.with_operation("spawn"))?;
-        // Starting takes well under a millisecond and has no await in it: it either leaves nothing behind or
-        // hands over an owner.
+        let turn = cx.guard("spawn", async {
+            self.starting.acquire().await.map_err(|e| Error::new(ErrorKind::Unavailable, e.to_string()))
+        });
+        let _turn = turn.await?;
+        // Starting has no await in it: it either leaves nothing behind or hands over an owner.
         self.start(id, spec)
     }
 
