@@ -5,7 +5,7 @@ ARGS ?=
 WEB := fleetcore-http/web
 VENV ?= .venv
 
-.PHONY: help run web test test-rust test-web test-python test-api lint doc bench behavior stress stubs openapi clean
+.PHONY: help run web test test-rust test-web test-python test-api lint doc bench behavior stress openapi
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
