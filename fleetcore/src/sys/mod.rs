@@ -1,10 +1,14 @@
 //! The only unsafe code of the crate: what the safe wrappers of the operating system leave out.
 #![expect(unsafe_code, reason = "wrapped here once, with its proof, so that no other module needs any")]
 
+#[cfg(target_os = "linux")]
+mod enter;
 mod exec;
 mod pidfd;
 mod pty;
 
+#[cfg(target_os = "linux")]
+pub(crate) use enter::Enter;
 pub(crate) use exec::{AsUser, Prepare, prepare};
 pub(crate) use pidfd::ExitWatch;
 pub(crate) use pty::{PtyControl, open_pty, to_io};
