@@ -56,7 +56,8 @@ mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use fleet::{
-    Commands, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, Machine, Sessions, TargetInfo, ViewerGuard,
+    Commands, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, Machine, ProviderHandle, Sessions,
+    TargetInfo, ViewerGuard,
 };
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use journal::JournalStream;

@@ -178,7 +178,17 @@ mod tests {
         provider.start(&cx, &id).await.unwrap_err();
         provider.delete(&OpContext::default(), &id, true).await.unwrap();
         provider.info(&cx, &id).await.unwrap();
-        assert_eq!(lines(&log), ["ann machine.start fake/m1 busy", "internal machine.delete fake/m1 ok"]);
+        provider.act(&cx, Some(&id), "snapshot", crate::Json::new()).await.unwrap();
+        provider.act(&cx, Some(&id), "snapshots", crate::Json::new()).await.unwrap();
+        assert_eq!(
+            lines(&log),
+            [
+                "ann machine.start fake/m1 busy",
+                "internal machine.delete fake/m1 ok",
+                "ann machine.act fake/m1 ok"
+            ]
+        );
+        assert_eq!(log.entries.lock()[2].detail, "snapshot");
     }
 
     #[tokio::test]

@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
-    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, MachineCapabilities, MachineFilter,
-    MachineId, MachineInfo, MachineSpec, Offset, Program, PtySize, Result, SessionSpec, Signal, StopMode,
+    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, Json, MachineCapabilities,
+    MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Program, PtySize, Result, SessionSpec,
+    Signal, StopMode,
     raw::{Executor, FileSystem, Layer, OpContext, ProcessControl, Provider, RawProcess, Session},
 };
 
@@ -25,6 +26,7 @@ use crate::{
 /// | not in `actions` | `Program::Action` |
 /// | `create`, `start`, `stop`, `delete` | the method |
 /// | `stop_with_suspend` | `StopMode::Suspend` |
+/// | not in `Provider::actions` | `Provider::act`; arguments are checked too |
 ///
 /// `delete_is_soft` refuses nothing: it says what `delete` without `purge` means.
 #[derive(Clone, Copy, Debug, Default)]
@@ -240,6 +242,24 @@ impl Provider for CheckedProvider {
     async fn connect(&self, cx: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {
         self.0.connect(cx, id).await
     }
+
+    fn actions(&self) -> Vec<ActionInfo> {
+        self.0.actions()
+    }
+
+    async fn act(
+        &self,
+        cx: &OpContext,
+        machine: Option<&MachineId>,
+        action: &str,
+        args: Json,
+    ) -> Result<serde_json::Value> {
+        let actions = self.0.actions();
+        ActionInfo::find(&actions, action)?
+            .check(machine, &args)
+            .map_err(|e| e.with_operation("machine.act"))?;
+        self.0.act(cx, machine, action, args).await
+    }
 }
 
 #[cfg(test)]
@@ -319,6 +339,14 @@ mod tests {
         assert_eq!(capability(provider.stop(&cx, &id, StopMode::Force).await).as_deref(), Some("stop"));
         assert_eq!(capability(provider.delete(&cx, &id, false).await).as_deref(), Some("delete"));
         assert!(seen.calls().is_empty());
+
+        let explode = provider.act(&cx, Some(&id), "explode", Json::new()).await;
+        assert_eq!(capability(explode).as_deref(), Some("actions"));
+        let whole = provider.act(&cx, None, "snapshot", Json::new()).await.unwrap_err();
+        assert_eq!(whole.context_value("field"), Some("machine"));
+        assert!(seen.calls().is_empty());
+        provider.act(&cx, Some(&id), "snapshot", Json::new()).await.unwrap();
+        assert_eq!(seen.calls(), ["act"]);
 
         let mut fake = fake::Fake::new();
         fake.machines.stop_with_suspend = false;

@@ -1,5 +1,6 @@
 //! Plain data: no I/O, no backend names, no wire formats.
 
+mod action;
 mod agent;
 mod command;
 mod file;
@@ -8,6 +9,7 @@ mod machine;
 mod session;
 mod target;
 
+pub use action::*;
 pub use agent::*;
 pub use command::*;
 pub use file::*;
