@@ -64,6 +64,52 @@ fn host_without_files() -> Arc<dyn Executor> {
     Arc::new(WithoutNativeFiles(host()))
 }
 
+/// A fresh sandbox, in a directory that goes with the test run.
+#[cfg(target_os = "linux")]
+mod sandboxes {
+    use std::sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use fleetcore::{
+        Fleet, MachineSpec, OpContext, Provider,
+        backends::sandbox::{SandboxConfig, Sandboxes},
+    };
+    use fleetcore_testkit::Env;
+
+    static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+
+    fn open() -> Sandboxes {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Sandboxes::open(SandboxConfig::new(DIR.path().join(number.to_string()).join("sandboxes"))).unwrap()
+    }
+
+    pub(super) fn provider() -> Arc<dyn Provider> {
+        Arc::new(open())
+    }
+
+    pub(super) async fn env() -> fleetcore::Result<Env> {
+        let provider = provider();
+        let mut spec = MachineSpec::default();
+        spec.name = "suite".to_owned();
+        provider.create(&OpContext::default(), spec).await?;
+        Env::new(Fleet::builder().with_provider(provider).build(), "sandbox/suite").await
+    }
+
+    /// Why sandboxes cannot be tested here.
+    pub(super) fn missing() -> Option<String> {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let why = runtime.block_on(open().probe()).err().map(|e| e.to_string());
+        assert!(
+            why.is_none() || std::env::var_os("FLEETCORE_REQUIRE_SANDBOX").is_none(),
+            "sandboxes are required: {why:?}"
+        );
+        why
+    }
+}
+
 fn layered_table(can: Option<MachineCapabilities>) -> Arc<dyn fleetcore::Provider> {
     let table: Arc<dyn fleetcore::Provider> =
         Arc::new(can.map_or_else(TableProvider::default, TableProvider::new));
@@ -72,7 +118,7 @@ fn layered_table(can: Option<MachineCapabilities>) -> Arc<dyn fleetcore::Provide
 
 fn main() -> ExitCode {
     let mut runner = Runner::new();
-    let wanted = std::env::var("FLEETCORE_TEST").unwrap_or_else(|_| "local,table".to_owned());
+    let wanted = std::env::var("FLEETCORE_TEST").unwrap_or_else(|_| "local,table,sandbox".to_owned());
     let wanted: Vec<&str> = wanted.split([',', '|']).map(str::trim).filter(|w| !w.is_empty()).collect();
     if wanted.contains(&"local") {
         runner
@@ -88,10 +134,23 @@ fn main() -> ExitCode {
             .plain_provider("table+layers", || layered_table(None))
             .plain_provider("table+nothing", || layered_table(Some(MachineCapabilities::default())));
     }
-    for name in wanted.iter().filter(|w| !["local", "table"].contains(w)) {
+    #[cfg(target_os = "linux")]
+    if wanted.contains(&"sandbox") {
+        match sandboxes::missing() {
+            Some(why) => {
+                runner.skip("sandbox", &why);
+            }
+            None => {
+                runner
+                    .machine("sandbox", || Box::pin(sandboxes::env()))
+                    .plain_provider("sandbox", sandboxes::provider);
+            }
+        }
+    }
+    for name in wanted.iter().filter(|w| !["local", "table", "sandbox"].contains(w)) {
         runner.skip(name, "this build has no such backend");
     }
-    for name in ["local", "table"].iter().filter(|n| !wanted.contains(n)) {
+    for name in ["local", "table", "sandbox"].iter().filter(|n| !wanted.contains(n)) {
         runner.skip(name, "FLEETCORE_TEST does not name it");
     }
     runner.run()
