@@ -162,7 +162,11 @@ mod tests {
         // Nobody answers; sending fails before.
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let failed = transport("test", client.put(url).body(body).send().await.unwrap_err());
-        assert_eq!((failed.kind(), failed.message()), (ErrorKind::DataLoss, "the disk is gone"), "{failed:?}");
+        assert_eq!(
+            (failed.kind(), failed.message()),
+            (ErrorKind::DataLoss, "the disk is gone"),
+            "{failed:?}"
+        );
     }
 
     #[test]
