@@ -116,10 +116,7 @@ async fn as_events(
     if query.channel.is_some() || query.follow.is_some() {
         return Err(Problem::invalid("channel", "used with bytes only; events carry their channel"));
     }
-    let from = match headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty()) {
-        Some(id) => id.trim().parse().map_err(|_| Problem::invalid("Last-Event-ID", "an offset"))?,
-        None => query.from.unwrap_or(0),
-    };
+    let from = last_event_id(headers)?.unwrap_or(query.from.unwrap_or(0));
     let extent = source.extent(app).await?;
     let events = source.stream(app, from).await?;
     let mut first = BytesMut::new();
@@ -134,6 +131,21 @@ async fn as_events(
     };
     let body = Body::from_stream(stream::unfold(feed, Feed::next));
     Ok(event_stream(body))
+}
+
+/// Where a client wants to go on. Browsers send an empty one when no event had an id yet.
+///
+/// An id that is not ours is refused: starting over instead would send again what the client has.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let text = value.as_bytes().trim_ascii();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // `parse` alone would take "+1".
+    let digits = Some(text).filter(|t| t.iter().all(u8::is_ascii_digit));
+    let number = digits.and_then(|t| std::str::from_utf8(t).ok()?.parse().ok());
+    number.map(Some).ok_or_else(|| Problem::invalid("Last-Event-ID", "an offset"))
 }
 
 fn login_ended() -> Error {

@@ -353,7 +353,7 @@ pub struct OutputChunk {
 impl OutputChunk {
     /// Position after the last byte.
     pub fn end(&self) -> Offset {
-        Offset(self.offset.0 + self.data.len() as u64)
+        Offset(self.offset.0.saturating_add(self.data.len() as u64))
     }
 }
 
