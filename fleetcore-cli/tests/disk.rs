@@ -192,7 +192,7 @@ async fn inside_the_small_file_system() {
             }
         }
     }
-    let refused = refused.expect("the database cannot grow for ever on a full disk");
+    let Some(refused) = refused else { panic!("the database cannot grow for ever on a full disk") };
     assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
     assert!(refused.to_string().contains("disk is full"), "{refused}");
     let listed = client.commands(&CommandQuery::default()).await.unwrap();
