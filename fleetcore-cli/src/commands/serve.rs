@@ -42,7 +42,6 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let _telemetry = telemetry::init(format, Some(filter))?;
 
     allow_many_files();
-    fleetcore::give_memory_back();
     let store = Arc::new(open_store(&args, settings).await?);
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
     let server =
