@@ -9,7 +9,7 @@ use fleetcore::{
     store::sqlite::{SqliteConfig, SqliteStore},
 };
 use fleetcore_http::{Server, ServerConfig, Stores, TlsConfig, ensure_admin, telemetry};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
@@ -171,7 +171,7 @@ fn first_password(file: Option<&Path>) -> Result<Option<SecretString>> {
 async fn prune(store: Arc<SqliteStore>, retention: Option<Duration>, stop: CancellationToken) {
     let mut every = tokio::time::interval(PRUNE_EVERY);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        let now = Timestamp::now();
+        let now = store.age_now();
         if let Err(error) = store.prune_tokens(now).await {
             tracing::warn!(%error, "expired tokens cannot be removed");
         }

@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -16,10 +17,10 @@ use fleetcore::{
     Channel, CommandEvent, CommandId, CommandRecord, CommandState, CommandStream, Error, ErrorKind, Offset,
     Result, Session,
 };
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use hyper::body::{Frame, SizeHint};
 use serde::Deserialize;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::{
@@ -32,6 +33,8 @@ use crate::{app::App, auth::StreamPass, error::Problem};
 
 /// A body frame holds about this much when more is ready.
 const BATCH_BYTES: usize = 64 << 10;
+/// How long a stream may wait for the end of its command once the server stops: a part of the grace that all share.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How to read output.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -148,6 +151,13 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem>
     number.map(Some).ok_or_else(|| Problem::invalid("Last-Event-ID", "an offset"))
 }
 
+/// Resolves some time after the streams were told to end: by then the fleet has ended the commands, so their exit is
+/// on its way, perhaps behind a read of the stored output.
+async fn stopped(stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
 fn login_ended() -> Error {
     Error::new(ErrorKind::Unauthenticated, "the login has ended").with_operation("read output")
 }
@@ -184,7 +194,7 @@ impl Feed {
                 biased;
                 () = &mut self.pass.ended => Some(Err(login_ended())),
                 next = self.events.next() => next,
-                () = self.stop.cancelled() => return None,
+                () = stopped(self.stop.clone()) => return None,
                 () = tokio::time::sleep(KEEP_ALIVE_EVERY) => return Some((Ok(KEEP_ALIVE), self)),
             };
             self.take(next, &mut out);
@@ -274,7 +284,7 @@ async fn as_bytes(
         position: start,
         stop_at: stop,
         whole,
-        stopping: Box::pin(app.stopping().clone().cancelled_owned()),
+        stopping: stopped(app.stopping().clone()).boxed(),
         pass,
     };
     let mut response = Body::new(body).into_response();
@@ -303,7 +313,7 @@ struct OutputBody {
     stop_at: Option<u64>,
     /// All channels: the number of bytes is known when the end is.
     whole: bool,
-    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    stopping: BoxFuture<'static, ()>,
     pass: StreamPass,
 }
 

@@ -28,7 +28,8 @@ impl fmt::Debug for Recording {
 
 /// Pauses between attempts to store the end of a command.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
+/// Short: until the store has the end, a `kill -9` would turn it into `Lost`.
+const RETRY_MOST: Duration = Duration::from_secs(5);
 
 impl Recording {
     /// Applies a change the supervisor has already applied in memory; says whether the store has it.

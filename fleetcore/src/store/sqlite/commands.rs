@@ -1,4 +1,4 @@
-use std::{collections::HashSet, time::SystemTime};
+use std::collections::HashSet;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -225,7 +225,8 @@ impl CommandStore for SqliteStore {
                 break;
             }
         }
-        self.spool.with(|spool| spool.enforce(SystemTime::now())).await??;
+        let now = self.age.now();
+        self.spool.with(move |spool| spool.enforce(now)).await??;
         Ok(removed)
     }
 
