@@ -1,10 +1,12 @@
 //! Plain data: no I/O, no backend names, no wire formats.
 
 mod agent;
+mod check;
 mod command;
 mod file;
 mod identity;
 mod machine;
+mod request;
 mod session;
 mod target;
 
@@ -13,6 +15,7 @@ pub use command::*;
 pub use file::*;
 pub use identity::*;
 pub use machine::*;
+pub use request::*;
 pub use session::*;
 pub use target::*;
 
