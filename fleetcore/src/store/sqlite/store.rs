@@ -18,7 +18,7 @@ use super::{
     open,
 };
 use crate::{
-    Error, RegistryEvent, Result,
+    Error, RegistryEvent, RequestKey, Result,
     journal::spool::{Spool, SpoolLimits},
     store::watch::BACKLOG,
 };
@@ -46,6 +46,7 @@ pub struct SqliteStore {
     pub(super) readers: Worker,
     pub(super) spool: Arc<Spool>,
     pub(super) changes: broadcast::Sender<RegistryEvent>,
+    pub(super) request_key: RequestKey,
     config: SqliteConfig,
     chores: SyncSender<Chore>,
     janitor: Option<JoinHandle<()>>,
@@ -74,6 +75,7 @@ impl SqliteStore {
         }
         let lock = open::lock(&config.dir)?;
         let conn = open::writer(&config.dir)?;
+        let request_key = open::request_key(&conn)?;
         // What one more thing to do is lost to a full queue comes again with the next reminder.
         let (chores, todo) = mpsc::sync_channel(4);
         let remind = chores.clone();
@@ -92,7 +94,8 @@ impl SqliteStore {
         })?;
         let readers = Worker::readers(|| open::reader(&config.dir))?;
         let (changes, _) = broadcast::channel(BACKLOG);
-        let mut store = Self { writer, readers, spool, changes, config, chores, janitor: None, _lock: lock };
+        let mut store =
+            Self { writer, readers, spool, changes, request_key, config, chores, janitor: None, _lock: lock };
         store.start_janitor(todo)?;
         Ok(store)
     }
