@@ -56,7 +56,11 @@ pub(crate) struct OutputQuery {
 /// Whose output.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    Command(CommandId),
+    Command {
+        id: CommandId,
+        /// Whether a `block` command waits for this reader: not for one who may only look.
+        holds: bool,
+    },
     Session(Arc<dyn Session>),
 }
 
@@ -70,14 +74,15 @@ struct Extent {
 impl Source {
     async fn stream(&self, app: &App, from: u64) -> Result<Box<dyn CommandStream>> {
         match self {
-            Self::Command(id) => app.fleet().commands().stream(*id, Offset(from)).await,
+            Self::Command { id, holds: true } => app.fleet().commands().stream(*id, Offset(from)).await,
+            Self::Command { id, holds: false } => app.fleet().commands().watch(*id, Offset(from)).await,
             Self::Session(session) => session.stream(Offset(from)).await,
         }
     }
 
     async fn extent(&self, app: &App) -> Result<Extent> {
         Ok(match self {
-            Self::Command(id) => {
+            Self::Command { id, .. } => {
                 let record = app.fleet().commands().get(*id).await?;
                 Extent { end: record.output_end.0, settled: record.state.is_settled(), state: record.state }
             }
@@ -244,7 +249,7 @@ async fn as_bytes(
         Wanted::Nothing => return Err(Problem::range_not_satisfiable(end)),
         Wanted::All => {
             // The end of a session may be days away, so whoever wants to wait for it says so.
-            let follow = query.follow.unwrap_or(matches!(source, Source::Command(_)));
+            let follow = query.follow.unwrap_or(matches!(source, Source::Command { .. }));
             let bounded = settled || !follow;
             let from = query.from.unwrap_or(0).min(end);
             (from, bounded.then_some(end), false)
@@ -384,7 +389,7 @@ pub(crate) async fn recording(
     record: &CommandRecord,
     pass: StreamPass,
 ) -> Result<Response, Problem> {
-    let events = app.fleet().commands().stream(record.id, Offset(0)).await?;
+    let events = app.fleet().commands().watch(record.id, Offset(0)).await?;
     let mut first = BytesMut::new();
     let writer = CastWriter::new(record, &mut first);
     let end = record.output_end.0;

@@ -47,14 +47,20 @@ pub(super) struct Inner {
 
 struct Reader {
     pos: u64,
+    /// Under `Block` the writer waits for it.
+    holds: bool,
     waker: Option<Waker>,
 }
 
 impl Inner {
     /// Under `Block`: the position that must not be forgotten yet. Before the first reader ever attaches that is
-    /// the start; after the last one left, nothing is protected.
+    /// the start; after the last one that holds left, nothing is protected.
     fn floor(&self) -> Option<u64> {
-        if self.readers_ever == 0 { Some(self.base) } else { self.readers.values().map(|r| r.pos).min() }
+        if self.readers_ever == 0 {
+            Some(self.base)
+        } else {
+            self.readers.values().filter(|r| r.holds).map(|r| r.pos).min()
+        }
     }
 
     fn wake_all(&mut self) {
@@ -229,11 +235,20 @@ impl Journal {
 
     /// A new reader at `from`, at most at the end.
     pub(crate) fn subscribe(self: &Arc<Self>, from: Offset) -> JournalStream {
+        self.reader(from, true)
+    }
+
+    /// As [`subscribe`](Self::subscribe), but the writer never waits for it.
+    pub(crate) fn watch(self: &Arc<Self>, from: Offset) -> JournalStream {
+        self.reader(from, false)
+    }
+
+    fn reader(self: &Arc<Self>, from: Offset, holds: bool) -> JournalStream {
         let mut inner = self.lock();
         let key = inner.readers_ever;
         inner.readers_ever += 1;
         let pos = from.0.min(inner.next);
-        inner.readers.insert(key, Reader { pos, waker: None });
+        inner.readers.insert(key, Reader { pos, holds, waker: None });
         drop(inner);
         self.announce_space();
         JournalStream::new(Arc::clone(self), key, pos)

@@ -15,28 +15,12 @@ use super::{
 };
 use crate::{
     CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor, ExitKind,
-    ExitStatus, Io, OpContext, OutputChunk, Program, Result, Signal, StateChange, Target, journal::Journal,
+    ExitStatus, Io, OpContext, OutputChunk, Result, Signal, StateChange, Target, journal::Journal,
     raw::RawProcess,
 };
 
 /// Requests (signals, resizes) that may wait for the supervisor.
 const REQUEST_QUEUE: usize = 16;
-
-/// Refuses what no executor could run, before anything is recorded.
-fn check(spec: &CommandSpec) -> Result<()> {
-    if let Program::Argv(argv) = &spec.program
-        && argv.first().is_none_or(String::is_empty)
-    {
-        return Err(Error::invalid("argv", "a list that starts with the name of a program"));
-    }
-    if let Io::Pty(size) = spec.io {
-        size.check()?;
-    }
-    if spec.timeout.is_some_and(|t| t.is_zero()) {
-        return Err(Error::invalid("timeout", "longer than zero"));
-    }
-    Ok(())
-}
 
 /// Settles the record of a command whose start was given up: the caller dropped the future.
 struct Unstarted {
@@ -47,12 +31,11 @@ struct Unstarted {
 impl Unstarted {
     async fn failed(mut self, error: &Error) {
         if let Some(recording) = self.recording.take() {
-            settle(
-                &recording,
-                &self.record,
-                StateChange::to(CommandState::Failed).with_error(error.to_string()),
-            )
-            .await;
+            let state = match error.kind() {
+                ErrorKind::Cancelled => CommandState::Cancelled,
+                _ => CommandState::Failed,
+            };
+            settle(&recording, &self.record, StateChange::to(state).with_error(error.to_string())).await;
         }
     }
 }
@@ -91,9 +74,11 @@ pub(crate) async fn spawn(
     spec: CommandSpec,
     recording: Recording,
 ) -> Result<RunningCommand> {
-    check(&spec)?;
+    spec.check()?;
     let target = recording.target.clone().unwrap_or_else(Target::local);
-    let record = Arc::new(CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned)));
+    let record = CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned))
+        .with_request(recording.request);
+    let record = Arc::new(record);
     // From here on a dropped future settles the record; the store takes changes in order, so after the insert.
     let mut unstarted = Unstarted { record, recording: Some(recording.clone()) };
     let record = Arc::clone(&unstarted.record);

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{CommandRecord, CommandState, CommandStore, StateChange, Target};
+use crate::{CommandRecord, CommandState, CommandStore, RequestDigest, StateChange, Target};
 
 /// Told of every change of a record, after it has been stored and before anybody can see its effects.
 pub(crate) trait Observer: Send + Sync {
@@ -18,6 +18,8 @@ pub(crate) struct Recording {
     /// Held as long as the process is there, e.g. a permit.
     pub(crate) held: Option<Arc<dyn Send + Sync + 'static>>,
     pub(crate) target: Option<Target>,
+    /// What the whole request was.
+    pub(crate) request: Option<RequestDigest>,
 }
 
 impl fmt::Debug for Recording {

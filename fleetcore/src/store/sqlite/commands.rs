@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     CommandFilter, CommandId, CommandRecord, CommandState, CommandStore, Error, ErrorKind, Offset,
-    OutputChunk, Result, StateChange,
+    OutputChunk, RequestKey, Result, StateChange,
 };
 
 const DEFAULT_LIMIT: usize = 100;
@@ -253,5 +253,9 @@ impl CommandStore for SqliteStore {
             Ok(lost)
         };
         self.writer.run(op, work).await
+    }
+
+    fn request_key(&self) -> Option<RequestKey> {
+        Some(self.request_key.clone())
     }
 }

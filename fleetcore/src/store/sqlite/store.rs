@@ -20,7 +20,7 @@ use super::{
     open,
 };
 use crate::{
-    Error, RegistryEvent, Result,
+    Error, RegistryEvent, RequestKey, Result,
     journal::spool::{Spool, SpoolLimits},
     store::watch::BACKLOG,
 };
@@ -49,6 +49,7 @@ pub struct SqliteStore {
     pub(super) spool: Arc<Spool>,
     pub(super) changes: broadcast::Sender<RegistryEvent>,
     pub(super) age: Arc<AgeClock>,
+    pub(super) request_key: RequestKey,
     config: SqliteConfig,
     chores: SyncSender<Chore>,
     janitor: Option<JoinHandle<()>>,
@@ -77,6 +78,7 @@ impl SqliteStore {
         }
         let lock = open::lock(&config.dir)?;
         let conn = open::writer(&config.dir)?;
+        let request_key = open::request_key(&conn)?;
         // What one more thing to do is lost to a full queue comes again with the next reminder.
         let (chores, todo) = mpsc::sync_channel(4);
         let remind = chores.clone();
@@ -96,8 +98,18 @@ impl SqliteStore {
         let readers = Worker::readers(|| open::reader(&config.dir))?;
         let (changes, _) = broadcast::channel(BACKLOG);
         let age = Arc::new(AgeClock::new());
-        let mut store =
-            Self { writer, readers, spool, changes, age, config, chores, janitor: None, _lock: lock };
+        let mut store = Self {
+            writer,
+            readers,
+            spool,
+            changes,
+            age,
+            request_key,
+            config,
+            chores,
+            janitor: None,
+            _lock: lock,
+        };
         store.start_janitor(todo)?;
         Ok(store)
     }
