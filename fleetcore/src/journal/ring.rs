@@ -19,6 +19,9 @@ use crate::{Channel, CommandId, CommandState, CommandStore, ExitStatus, Offset, 
 /// Above this many chunks, small neighbours are merged: a program that writes byte by byte must not cost a
 /// hundred times its output in bookkeeping.
 const COMPACT_ABOVE_CHUNKS: usize = 4096;
+/// Most by which the ring exceeds its window for a reader that keeps up, but not always: a few of the largest chunks.
+/// Sending it to the log would cost another copy of all that it reads there.
+const LAG_BYTES: u64 = 3 << 20;
 /// Size up to which neighbours are merged.
 const COMPACT_TO_BYTES: usize = 64 * 1024;
 
@@ -61,6 +64,12 @@ impl Inner {
         } else {
             self.readers.values().filter(|r| r.holds).map(|r| r.pos).min()
         }
+    }
+
+    /// The position of the last reader that is at most `bytes` behind. One that is further behind has stopped, or reads
+    /// the log at its own pace: nothing is kept for it.
+    fn floor_within(&self, bytes: u64) -> Option<u64> {
+        self.readers.values().map(|r| r.pos).filter(|pos| self.next.saturating_sub(*pos) <= bytes).min()
     }
 
     fn wake_all(&mut self) {
@@ -160,11 +169,23 @@ impl Journal {
 
     /// Whether the writer may go on; only ever false under [`Overflow::Block`].
     pub(crate) fn has_space(&self) -> bool {
+        self.has_space_after(0)
+    }
+
+    /// Whether the writer may go on once `pending` bytes, which are on their way to the log, have been pushed.
+    pub(crate) fn has_space_after(&self, pending: u64) -> bool {
         if self.overflow != Overflow::Block {
             return true;
         }
         let inner = self.lock();
-        inner.floor().is_none_or(|pos| inner.next - pos < self.capacity)
+        // A reader of the log may be ahead by the chunk that is on its way here.
+        inner.floor().is_none_or(|pos| inner.next.saturating_sub(pos) + pending < self.capacity)
+    }
+
+    /// What may be held beyond the window for readers that are a little behind; in proportion, so that a small window
+    /// stays small.
+    fn lag_bytes(&self) -> u64 {
+        self.capacity.saturating_mul(3).min(LAG_BYTES)
     }
 
     /// Resolves when a reader has moved or left since the last call.
@@ -192,7 +213,13 @@ impl Journal {
         debug_assert_eq!(chunk.offset.0, inner.next, "one writer, in order");
         inner.next = chunk.end().0;
         inner.chunks.push_back(chunk);
-        let floor = if self.overflow == Overflow::Block { inner.floor() } else { None };
+        let floor = match self.overflow {
+            Overflow::Block => inner.floor(),
+            Overflow::DropOldest if self.store.is_some() => {
+                inner.floor_within(self.capacity + self.lag_bytes())
+            }
+            Overflow::DropOldest => None,
+        };
         while inner.next - inner.base > self.capacity && inner.chunks.len() > 1 {
             let Some(end) = inner.chunks.front().map(|c| c.end().0) else { break };
             if floor.is_some_and(|f| end > f) {

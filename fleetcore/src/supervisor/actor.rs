@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
 use tokio::{
@@ -14,8 +15,8 @@ use super::{
     handle::{Request, Shared},
 };
 use crate::{
-    CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor, ExitKind,
-    ExitStatus, Io, OpContext, OutputChunk, Result, Signal, StateChange, Target, journal::Journal,
+    Channel, CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor,
+    ExitKind, ExitStatus, Io, OpContext, OutputChunk, Result, Signal, StateChange, Target, journal::Journal,
     raw::RawProcess,
 };
 
@@ -104,7 +105,7 @@ pub(crate) async fn spawn(
 }
 
 /// Puts a running process under supervision.
-fn supervise(
+pub(super) fn supervise(
     mut raw: RawProcess,
     id: CommandId,
     spec: CommandSpec,
@@ -139,6 +140,7 @@ fn supervise(
         drain_at: None,
         output_done: false,
         keeping: None,
+        ahead: None,
         log_failed: false,
         settling: false,
         last_call: None,
@@ -169,6 +171,8 @@ struct Actor {
     output_done: bool,
     /// A chunk on its way to the durable log; readers see it once it is there.
     keeping: Option<(OutputChunk, BoxFuture<'static, Result<()>>)>,
+    /// What was read while the log was busy with the chunk before; only ever there beside `keeping`.
+    ahead: Option<(Channel, Bytes)>,
     log_failed: bool,
     /// Nobody may hold the end back any more: the command is being ended, or its output is safe in the log.
     settling: bool,
@@ -231,7 +235,8 @@ impl Actor {
                 () = async { if let Some(s) = &mut started { s.await } }, if started.is_some() => started = None,
                 kept = async { match &mut self.keeping { Some((_, k)) => k.await, None => Ok(()) } },
                     if self.keeping.is_some() => self.on_kept(kept),
-                chunk = self.raw.output.next(), if !self.output_done && space && self.keeping.is_none() => match chunk {
+                chunk = self.raw.output.next(), if space && self.may_read() => match chunk {
+                    Some(Ok(output)) if self.keeping.is_some() => self.ahead = Some(output),
                     Some(Ok((channel, data))) => self.on_output(channel, data),
                     Some(Err(e)) => {
                         tracing::warn!(command = %self.shared.id, error = %e, "output cannot be read any more");
@@ -296,7 +301,18 @@ impl Actor {
         }
     }
 
-    fn on_output(&mut self, channel: crate::Channel, data: bytes::Bytes) {
+    /// One chunk may be read while the log takes the one before, if the window has room for both.
+    fn may_read(&self) -> bool {
+        let room = |pending: &OutputChunk| {
+            self.settling || self.shared.journal.has_space_after(pending.data.len() as u64)
+        };
+        !self.output_done
+            && self.ahead.is_none()
+            && self.last_call.is_none()
+            && self.keeping.as_ref().is_none_or(|(pending, _)| room(pending))
+    }
+
+    fn on_output(&mut self, channel: Channel, data: Bytes) {
         let chunk = self.shared.journal.stamp(channel, data);
         let Some(store) = self.recording.store.clone() else {
             self.shared.journal.push(chunk);
@@ -319,6 +335,9 @@ impl Actor {
         self.note_log(result);
         if let Some((chunk, _)) = self.keeping.take() {
             self.shared.journal.push(chunk);
+        }
+        if let Some((channel, data)) = self.ahead.take() {
+            self.on_output(channel, data);
         }
     }
 
