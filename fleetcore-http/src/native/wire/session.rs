@@ -1,15 +1,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fleetcore::{
-    Error, HandedBack, Key, Result, Screen, SessionId, SessionInfo, SessionSpec, Target, Turn as CoreTurn,
-    TurnStatus, WaitPolicy,
+    Error, HandedBack, Key, PtySize, Result, Screen, SessionId, SessionInfo, SessionSpec, Target,
+    Turn as CoreTurn, TurnStatus, WaitPolicy,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Exit, Size, check_env, millis};
+use super::{Exit, millis};
 
 /// A persistent shell that belongs to the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -131,21 +131,10 @@ impl CreateSession {
             Some(id) => SessionId::new(id)?,
             None => SessionId::new(format!("s-{}", uuid::Uuid::now_v7().simple()))?,
         };
-        check_env(&self.env)?;
-        let bad = |t: &String| t.contains('\0');
-        if self.shell.iter().any(bad) || self.shell.first().is_some_and(String::is_empty) {
-            return Err(Error::invalid("shell", "a program and its arguments without NUL"));
-        }
-        if self.cwd.as_ref().is_some_and(|c| bad(c) || c.is_empty()) {
-            return Err(Error::invalid("cwd", "a path without a NUL character"));
-        }
-        if self.user.as_ref().is_some_and(|u| bad(u) || u.is_empty()) {
-            return Err(Error::invalid("user", "the name of a user"));
-        }
         if self.scrollback_lines > SCROLLBACK_MAX {
             return Err(Error::invalid("scrollback_lines", "at most 100000"));
         }
-        let mut spec = SessionSpec::new(id).with_size(Size { cols: self.cols, rows: self.rows }.check()?);
+        let mut spec = SessionSpec::new(id).with_size(PtySize { cols: self.cols, rows: self.rows });
         spec.shell = self.shell;
         spec.cwd = self.cwd;
         spec.env = self.env;
@@ -156,6 +145,7 @@ impl CreateSession {
             None => idle,
         };
         spec.labels = self.labels;
+        spec.check()?;
         Ok(spec)
     }
 }
@@ -164,7 +154,8 @@ impl CreateSession {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wait {
-    /// Hand back after this long in total.
+    /// Hand back after this long in total. The server's own limit, 10 minutes unless set otherwise, holds in any case:
+    /// `resume` waits on.
     #[schema(maximum = 31_622_400_000_u64)]
     pub soft_timeout_ms: Option<u64>,
     /// Hand back after this long without new output.
@@ -178,9 +169,11 @@ pub struct Wait {
 }
 
 impl Wait {
-    pub(crate) fn policy(&self) -> Result<WaitPolicy> {
+    /// What is asked for; `longest` is how long one request may wait.
+    pub(crate) fn policy(&self, longest: Duration) -> Result<WaitPolicy> {
         let mut policy = WaitPolicy::default();
-        policy.soft_timeout = self.soft_timeout_ms.map(|ms| millis("soft_timeout_ms", ms)).transpose()?;
+        let asked = self.soft_timeout_ms.map(|ms| millis("soft_timeout_ms", ms)).transpose()?;
+        policy.soft_timeout = Some(asked.map_or(longest, |asked| asked.min(longest)));
         policy.quiet_timeout = self.quiet_timeout_ms.map(|ms| millis("quiet_timeout_ms", ms)).transpose()?;
         if self.expect.iter().any(String::is_empty) {
             return Err(Error::invalid("expect", "made of texts that are not empty"));
