@@ -1,0 +1,219 @@
+//! Commands on one host.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use russh::{Channel as SshChannel, ChannelMsg, Pty, client::Msg};
+use secrecy::ExposeSecret as _;
+use tokio::{io::AsyncWrite, sync::oneshot};
+
+use super::{
+    error,
+    files::SshFiles,
+    helper::lines,
+    input::Input,
+    pool::{Lease, Pool},
+    process::{Running, SshControl, pump, push_early},
+    script::{self, Begin},
+};
+use crate::{
+    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, Offset, Overflow, Result, SessionSpec,
+    raw::{Executor, FileSystem, OpContext, RawProcess, Session},
+};
+
+/// Attempts to open a channel: on a connection that turned out to be broken, or that had no room after all.
+const ATTEMPTS: usize = 4;
+/// How long the shell on the machine may take to become the command; a heavy login script is in this.
+const BEGIN_LIMIT: Duration = Duration::from_secs(60);
+/// What login scripts print before the command begins is dropped, up to this much.
+const NOISE_MAX: usize = 256 << 10;
+/// How much of what a shell says on standard error is quoted when nothing begins.
+const SAID_MAX: usize = 512;
+
+/// A terminal as it is opened: bytes go through as they are. The wrapper sets it to rights.
+const RAW: &[(Pty, u32)] =
+    &[(Pty::ECHO, 0), (Pty::ICANON, 0), (Pty::ISIG, 0), (Pty::IEXTEN, 0), (Pty::ICRNL, 0), (Pty::IXON, 0)];
+
+/// One host. Connects when it must.
+#[derive(Clone, Debug)]
+pub struct SshExecutor {
+    pool: Arc<Pool>,
+    /// Commands get a connection of their own whatever they ask for.
+    exclusive: bool,
+}
+
+impl SshExecutor {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        Self { pool, exclusive: false }
+    }
+
+    /// The same host for commands whose output may be left unread for long.
+    pub(super) fn exclusive(&self) -> Self {
+        Self { pool: Arc::clone(&self.pool), exclusive: true }
+    }
+
+    async fn open(&self, exclusive: bool) -> Result<(Lease, SshChannel<Msg>)> {
+        let mut attempt = 1;
+        loop {
+            let lease = self.pool.lease(exclusive).await?;
+            match lease.connection().open().await {
+                Ok(channel) => return Ok((lease, channel)),
+                Err(e) if error::is_broken(&e) => {
+                    lease.broken();
+                    if attempt >= ATTEMPTS {
+                        return Err(self.named(error::ssh("spawn", e)));
+                    }
+                }
+                Err(e) => {
+                    if !lease.refused() || attempt >= ATTEMPTS {
+                        return Err(self.named(error::ssh("spawn", e)));
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    fn named(&self, error: Error) -> Error {
+        error.with_context("target", format!("ssh/{}", self.pool.name()))
+    }
+
+    async fn start(&self, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        let token = format!("fleetcore-{:032x}", rand::random::<u128>());
+        let line = script::command(id, &token, spec)?;
+        // A reader that holds its command back holds back the whole connection: russh has no window of its own for
+        // each channel that a reader could keep shut.
+        let exclusive = self.exclusive || spec.overflow == Overflow::Block;
+        let (lease, channel) = self.open(exclusive).await?;
+        let failed = |e| self.named(error::ssh("spawn", e));
+        let (mut read, write) = channel.split();
+        let (terminal, stdin) = match spec.io {
+            Io::Pty(_) => (true, true),
+            Io::Pipes { stdin, .. } => (false, stdin),
+        };
+        let connection = Arc::clone(lease.connection());
+        connection.helper().add(id).await?;
+        let running = Running::new(id, terminal, connection, write);
+        // From here on there is an owner: every early return, and a dropped future, kills what may have begun.
+        let mut control = SshControl::new(Arc::clone(&running));
+        let write = &running.write;
+        if let Io::Pty(size) = spec.io {
+            write
+                .request_pty(false, "xterm-256color", size.cols.into(), size.rows.into(), 0, 0, RAW)
+                .await
+                .map_err(failed)?;
+        }
+        write.exec(true, script::BOOTSTRAP).await.map_err(failed)?;
+        write.data_bytes(line.expose_secret().as_bytes().to_vec()).await.map_err(failed)?;
+        if !stdin {
+            write.eof().await.map_err(failed)?;
+        }
+        let (mut buffer, mut noise, mut said) = (Vec::new(), 0, Vec::new());
+        let begin = async {
+            loop {
+                match read.wait().await {
+                    Some(ChannelMsg::Data { data }) => {
+                        noise += data.len();
+                        buffer.extend_from_slice(&data);
+                        if let Some(begin) = lines(&mut buffer, &token).next() {
+                            return Ok(Begin::parse(&begin));
+                        }
+                        if noise > NOISE_MAX {
+                            let message =
+                                "the shell on the machine prints without end before the command begins";
+                            return Err(Error::new(ErrorKind::Unexpected, message));
+                        }
+                    }
+                    Some(ChannelMsg::ExtendedData { data, .. }) => {
+                        said.extend(data.iter().take(SAID_MAX.saturating_sub(said.len())));
+                    }
+                    Some(ChannelMsg::Failure) => {
+                        return Err(Error::new(
+                            ErrorKind::Unsupported,
+                            "the host does not run commands for us",
+                        ));
+                    }
+                    Some(ChannelMsg::Close) => {
+                        return Err(Error::new(
+                            ErrorKind::Unexpected,
+                            "the shell on the machine ended early",
+                        )
+                        .with_context("said", String::from_utf8_lossy(&said).trim().escape_debug()));
+                    }
+                    None => return Err(error::lost("spawn")),
+                    Some(_) => {}
+                }
+            }
+        };
+        let begin = tokio::time::timeout(BEGIN_LIMIT, begin).await.unwrap_or_else(|_| {
+            let message = "the shell on the machine did not begin the command in time";
+            Err(Error::new(ErrorKind::Timeout, message).with_context("limit_s", BEGIN_LIMIT.as_secs()))
+        });
+        let begin = begin
+            .map_err(|e| self.named(if e.operation().is_empty() { e.with_operation("spawn") } else { e }))?;
+        let pid = match begin {
+            Begin::Pid(pid) => pid,
+            Begin::Failed(why) => {
+                crate::raw::ProcessControl::disarm(&mut control);
+                return Err(self.named(script::refusal(&why, spec)));
+            }
+        };
+        running.begun(pid).await?;
+        push_early(&running, buffer);
+        let stdin = stdin.then(|| {
+            let input = Input::new(running.write.make_writer(), running.over.clone(), terminal);
+            Box::pin(input) as Pin<Box<dyn AsyncWrite + Send>>
+        });
+        let (told, exit) = oneshot::channel();
+        let output = running.queue.reader().boxed();
+        tokio::spawn(pump(read, running, lease, told));
+        let exit = Box::pin(async move { exit.await.unwrap_or_else(|_| Err(error::lost("wait"))) });
+        Ok(RawProcess { pid: None, output, stdin, exit, control: Box::new(control) })
+    }
+}
+
+#[async_trait]
+impl Executor for SshExecutor {
+    fn capabilities(&self) -> ExecCapabilities {
+        ExecCapabilities {
+            pty: true,
+            stdin: true,
+            split_output: true,
+            signals: true,
+            native_files: true,
+            ..ExecCapabilities::default()
+        }
+    }
+
+    async fn ping(&self, cx: &OpContext) -> Result<()> {
+        let ping = async {
+            let lease = self.pool.lease(false).await?;
+            match lease.connection().ping().await {
+                Ok(()) => Ok(()),
+                // It may have been closed long ago, unnoticed. A fresh one says how things are.
+                Err(_) => {
+                    lease.broken();
+                    self.pool.lease(false).await?.connection().ping().await.map_err(|e| self.named(e))
+                }
+            }
+        };
+        cx.guard("ping", ping).await
+    }
+
+    async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        cx.guard("spawn", self.start(id, spec)).await
+    }
+
+    async fn reattach(&self, _cx: &OpContext, _id: CommandId, _from: Offset) -> Result<RawProcess> {
+        Err(Error::unsupported("reattach"))
+    }
+
+    async fn open_session(&self, _cx: &OpContext, _spec: SessionSpec) -> Result<Arc<dyn Session>> {
+        Err(Error::unsupported("open_session"))
+    }
+
+    fn files(&self) -> Result<Arc<dyn FileSystem>> {
+        Ok(Arc::new(SshFiles::new(Arc::clone(&self.pool), self)))
+    }
+}
