@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::{config::SshConfig, executor::SshExecutor, pool::Pool};
 use crate::{
-    Error, ErrorKind, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, MachineState,
-    Result, StopMode,
+    ActionInfo, Error, ErrorKind, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo,
+    MachineSpec, MachineState, Result, StopMode,
     raw::{Executor, OpContext, Provider},
 };
 
@@ -106,5 +106,19 @@ impl Provider for Ssh {
 
     async fn connect(&self, _: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {
         Ok(Arc::new(SshExecutor::new(Arc::clone(self.pool(id)?))))
+    }
+
+    fn actions(&self) -> Vec<ActionInfo> {
+        Vec::new()
+    }
+
+    async fn act(
+        &self,
+        _: &OpContext,
+        _: Option<&MachineId>,
+        action: &str,
+        _: Json,
+    ) -> Result<serde_json::Value> {
+        Err(Error::unsupported("act").with_context("action", action.escape_debug()))
     }
 }
