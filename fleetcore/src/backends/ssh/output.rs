@@ -63,6 +63,7 @@ impl Queue {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn is_abandoned(&self) -> bool {
         self.state.lock().abandoned
     }

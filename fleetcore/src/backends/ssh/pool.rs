@@ -24,6 +24,9 @@ use super::{
 };
 use crate::{Error, ErrorKind, Result};
 
+/// After so many channels closed by us a connection is not used for new ones.
+const FORCED_MAX: usize = 256;
+
 /// One connection.
 pub(super) struct Connection {
     session: Handle<Client>,
@@ -36,6 +39,8 @@ pub(super) struct Connection {
     full: AtomicBool,
     /// Counts how often it was put to use, so that an old timer knows that it is old.
     uses: AtomicU64,
+    /// Channels that we closed first. russh keeps something of these for as long as the connection lives.
+    forced: AtomicUsize,
     /// Dropped last: what carries the bytes of all the rest.
     _through: Option<Lease>,
 }
@@ -52,6 +57,15 @@ impl fmt::Debug for Connection {
 impl Connection {
     pub(super) fn helper(&self) -> &Helper {
         &self.helper
+    }
+
+    pub(super) fn closed_by_force(&self) {
+        self.forced.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Should end once nobody uses it.
+    fn is_worn(&self) -> bool {
+        self.forced.load(Ordering::Relaxed) > FORCED_MAX
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -199,13 +213,15 @@ impl Pool {
     /// A place on an open connection.
     fn take(self: &Arc<Self>, exclusive: bool) -> Option<Lease> {
         let mut connections = self.connections.lock();
-        connections.retain(|c| !c.is_closed());
+        connections.retain(|c| !c.is_closed() && !(c.is_worn() && c.used.load(Ordering::Acquire) == 0));
         let room = if exclusive { 1 } else { self.host.max_channels };
         let used = |c: &Arc<Connection>| c.used.load(Ordering::Acquire);
         // The busiest that has room: the others may become idle and be closed.
         let best = connections
             .iter()
-            .filter(|c| c.exclusive == exclusive && used(c) < room && !c.full.load(Ordering::Relaxed))
+            .filter(|c| {
+                c.exclusive == exclusive && used(c) < room && !c.is_worn() && !c.full.load(Ordering::Relaxed)
+            })
             .max_by_key(|c| used(c))?;
         Some(self.lend(best))
     }
@@ -251,6 +267,7 @@ impl Pool {
                     exclusive,
                     used: AtomicUsize::new(0),
                     full: AtomicBool::new(false),
+                    forced: AtomicUsize::new(0),
                     uses: AtomicU64::new(0),
                     _through: through,
                 });

@@ -1,8 +1,11 @@
 //! One command on a machine: reading its channel, signalling its tree.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,6 +25,9 @@ use crate::{Channel, CommandId, Error, ErrorKind, ExitKind, PtySize, Result, Sig
 /// Output that may still come once the leader has ended and before its end is told: what the host and the way to it can
 /// hold. A descendant may go on writing for ever.
 const LATE_BYTES: usize = 2 << 20;
+/// How long the host may take to close a channel whose command is gone. What a command left running may hold it open
+/// for ever.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Standard error, RFC 4254 section 5.2.
 const STDERR: u32 = 1;
 
@@ -34,6 +40,8 @@ pub(super) struct Running {
     pub(super) queue: Arc<Queue>,
     /// The channel is closed.
     pub(super) over: CancellationToken,
+    /// We closed it, and will not hear of it any more.
+    closed: CancellationToken,
     /// Of the leader and its group; 0 until it is known.
     pid: AtomicU32,
     /// The leader has ended: its number may come to mean somebody else.
@@ -62,6 +70,7 @@ impl Running {
             write,
             queue: Arc::default(),
             over: CancellationToken::new(),
+            closed: CancellationToken::new(),
             pid: AtomicU32::new(0),
             ended: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -75,6 +84,15 @@ impl Running {
     pub(super) async fn begun(&self, pid: u32) -> Result<()> {
         self.pid.store(pid, Ordering::Release);
         self.connection.helper().begun(self.id, pid, self.terminal).await
+    }
+
+    /// Closes the channel although the host has not.
+    async fn force_close(&self) {
+        let _ = self.write.close().await;
+        self.closed.cancel();
+        if self.pid.load(Ordering::Acquire) != 0 {
+            self.connection.closed_by_force();
+        }
     }
 
     async fn signal(&self, signal: Signal) -> Result<()> {
@@ -148,7 +166,10 @@ impl Drop for SshControl {
                 tracing::debug!(command = %running.id, %err, "left to the helper on the machine");
             }
             running.connection.helper().forget(running.id);
-            let _ = running.write.close().await;
+            // The host closes the channel once nobody has it open any more.
+            if tokio::time::timeout(CLOSE_LIMIT, running.over.cancelled()).await.is_err() {
+                running.force_close().await;
+            }
         });
     }
 }
@@ -201,6 +222,7 @@ pub(super) async fn pump(
         let room = queue.has_room();
         tokio::select! {
             biased;
+            () = running.closed.cancelled() => break,
             msg = read.wait(), if room => match msg {
                 Some(ChannelMsg::Data { data }) => {
                     news = true;

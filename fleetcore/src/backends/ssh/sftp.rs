@@ -259,7 +259,7 @@ impl Handle {
         let piece = self.sftp.write_piece;
         let mut ahead = FuturesUnordered::new();
         let mut pending = BytesMut::new();
-        let failed = |e| self.sftp.failed("write", path, e);
+        let failed = |e: SftpError| self.sftp.failed("write", path, e);
         let mut ended = false;
         while !ended || !pending.is_empty() {
             while !ended && pending.len() < piece {
@@ -270,9 +270,9 @@ impl Handle {
             }
             while pending.len() >= piece || (ended && !pending.is_empty()) {
                 if ahead.len() >= requests
-                    && let Some(done) = ahead.next().await
+                    && let Some(Err(e)) = ahead.next().await
                 {
-                    done.map_err(failed)?;
+                    return Err(failed(e));
                 }
                 let now = pending.split_to(piece.min(pending.len())).to_vec();
                 let from = at;
@@ -281,7 +281,9 @@ impl Handle {
             }
         }
         while let Some(done) = ahead.next().await {
-            done.map_err(failed)?;
+            if let Err(e) = done {
+                return Err(failed(e));
+            }
         }
         Ok(())
     }
