@@ -4,9 +4,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use russh::{Channel as SshChannel, ChannelMsg, Pty, client::Msg};
-use secrecy::ExposeSecret as _;
+use russh::{Channel as SshChannel, ChannelMsg, ChannelReadHalf, Pty, client::Msg};
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{io::AsyncWrite, sync::oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     error,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, Offset, Overflow, Result, SessionSpec,
-    raw::{Executor, FileSystem, OpContext, RawProcess, Session},
+    raw::{Executor, FileSystem, OpContext, ProcessControl as _, RawProcess, Session},
 };
 
 /// Attempts to open a channel: on a connection that turned out to be broken, or that had no room after all.
@@ -53,6 +54,7 @@ impl SshExecutor {
         Self { pool: Arc::clone(&self.pool), exclusive: true }
     }
 
+    /// A channel, and the place it takes.
     async fn open(&self, exclusive: bool) -> Result<(Lease, SshChannel<Msg>)> {
         let mut attempt = 1;
         loop {
@@ -79,98 +81,128 @@ impl SshExecutor {
         error.with_context("target", format!("ssh/{}", self.pool.name()))
     }
 
-    async fn start(&self, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+    /// Starts a command. Must run to its end: a channel on the way to being opened has nobody who would close it.
+    /// `dropped` says that nobody wants the command any more.
+    async fn start(
+        &self,
+        id: CommandId,
+        spec: &CommandSpec,
+        dropped: &CancellationToken,
+    ) -> Result<RawProcess> {
         let token = format!("fleetcore-{:032x}", rand::random::<u128>());
         let line = script::command(id, &token, spec)?;
         // A reader that holds its command back holds back the whole connection: russh has no window of its own for
         // each channel that a reader could keep shut.
         let exclusive = self.exclusive || spec.overflow == Overflow::Block;
         let (lease, channel) = self.open(exclusive).await?;
-        let failed = |e| self.named(error::ssh("spawn", e));
         let (mut read, write) = channel.split();
-        let (terminal, stdin) = match spec.io {
-            Io::Pty(_) => (true, true),
-            Io::Pipes { stdin, .. } => (false, stdin),
-        };
-        let connection = Arc::clone(lease.connection());
-        connection.helper().add(id).await?;
-        let running = Running::new(id, terminal, connection, write);
-        // From here on there is an owner: every early return, and a dropped future, kills what may have begun.
+        let terminal = matches!(spec.io, Io::Pty(_));
+        let running = Running::new(id, terminal, Arc::clone(lease.connection()), write);
         let mut control = SshControl::new(Arc::clone(&running));
-        let write = &running.write;
-        if let Io::Pty(size) = spec.io {
-            write
-                .request_pty(false, "xterm-256color", size.cols.into(), size.rows.into(), 0, 0, RAW)
-                .await
-                .map_err(failed)?;
-        }
-        write.exec(true, script::BOOTSTRAP).await.map_err(failed)?;
-        write.data_bytes(line.expose_secret().as_bytes().to_vec()).await.map_err(failed)?;
-        if !stdin {
-            write.eof().await.map_err(failed)?;
-        }
-        let (mut buffer, mut noise, mut said) = (Vec::new(), 0, Vec::new());
-        let begin = async {
-            loop {
-                match read.wait().await {
-                    Some(ChannelMsg::Data { data }) => {
-                        noise += data.len();
-                        buffer.extend_from_slice(&data);
-                        if let Some(begin) = lines(&mut buffer, &token).next() {
-                            return Ok(Begin::parse(&begin));
-                        }
-                        if noise > NOISE_MAX {
-                            let message =
-                                "the shell on the machine prints without end before the command begins";
-                            return Err(Error::new(ErrorKind::Unexpected, message));
-                        }
-                    }
-                    Some(ChannelMsg::ExtendedData { data, .. }) => {
-                        said.extend(data.iter().take(SAID_MAX.saturating_sub(said.len())));
-                    }
-                    Some(ChannelMsg::Failure) => {
-                        return Err(Error::new(
-                            ErrorKind::Unsupported,
-                            "the host does not run commands for us",
-                        ));
-                    }
-                    Some(ChannelMsg::Close) => {
-                        return Err(Error::new(
-                            ErrorKind::Unexpected,
-                            "the shell on the machine ended early",
-                        )
-                        .with_context("said", String::from_utf8_lossy(&said).trim().escape_debug()));
-                    }
-                    None => return Err(error::lost("spawn")),
-                    Some(_) => {}
-                }
-            }
+        let begun = tokio::select! {
+            biased;
+            () = dropped.cancelled() => Err(gone()),
+            begun = begin(&mut read, &running, &token, &line, spec) => begun,
         };
-        let begin = tokio::time::timeout(BEGIN_LIMIT, begin).await.unwrap_or_else(|_| {
-            let message = "the shell on the machine did not begin the command in time";
-            Err(Error::new(ErrorKind::Timeout, message).with_context("limit_s", BEGIN_LIMIT.as_secs()))
-        });
-        let begin = begin
-            .map_err(|e| self.named(if e.operation().is_empty() { e.with_operation("spawn") } else { e }))?;
-        let pid = match begin {
-            Begin::Pid(pid) => pid,
-            Begin::Failed(why) => {
-                crate::raw::ProcessControl::disarm(&mut control);
-                return Err(self.named(script::refusal(&why, spec)));
+        let (told, exit) = oneshot::channel();
+        let output = running.queue.reader();
+        tokio::spawn(pump(read, Arc::clone(&running), lease, told));
+        if let Err(e) = begun {
+            if let Begun::Refused = e.0 {
+                control.disarm(); // its shell has ended by itself
             }
-        };
-        running.begun(pid).await?;
-        push_early(&running, buffer);
-        let stdin = stdin.then(|| {
+            let e = if e.1.operation().is_empty() { e.1.with_operation("spawn") } else { e.1 };
+            return Err(self.named(e));
+        }
+        let stdin = (terminal || matches!(spec.io, Io::Pipes { stdin: true, .. })).then(|| {
             let input = Input::new(running.write.make_writer(), running.over.clone(), terminal);
             Box::pin(input) as Pin<Box<dyn AsyncWrite + Send>>
         });
-        let (told, exit) = oneshot::channel();
-        let output = running.queue.reader().boxed();
-        tokio::spawn(pump(read, running, lease, told));
         let exit = Box::pin(async move { exit.await.unwrap_or_else(|_| Err(error::lost("wait"))) });
-        Ok(RawProcess { pid: None, output, stdin, exit, control: Box::new(control) })
+        Ok(RawProcess { pid: None, output: output.boxed(), stdin, exit, control: Box::new(control) })
     }
+}
+
+/// How a start failed.
+enum Begun {
+    /// The shell on the machine said why, and ended.
+    Refused,
+    /// Something may have begun.
+    Unclear,
+}
+
+type Failed = (Begun, Error);
+
+fn unclear(error: Error) -> Failed {
+    (Begun::Unclear, error)
+}
+
+fn gone() -> Failed {
+    unclear(Error::new(ErrorKind::Cancelled, "the request was dropped before the command began"))
+}
+
+/// Hands the command to the machine and waits until it has begun.
+async fn begin(
+    read: &mut ChannelReadHalf,
+    running: &Running,
+    token: &str,
+    line: &SecretString,
+    spec: &CommandSpec,
+) -> std::result::Result<(), Failed> {
+    let failed = |e| unclear(error::ssh("spawn", e));
+    let write = &running.write;
+    running.connection.helper().add(running.id).await.map_err(unclear)?;
+    if let Io::Pty(size) = spec.io {
+        write
+            .request_pty(false, "xterm-256color", size.cols.into(), size.rows.into(), 0, 0, RAW)
+            .await
+            .map_err(failed)?;
+    }
+    write.exec(true, script::BOOTSTRAP).await.map_err(failed)?;
+    write.data_bytes(line.expose_secret().as_bytes().to_vec()).await.map_err(failed)?;
+    if matches!(spec.io, Io::Pipes { stdin: false, .. }) {
+        write.eof().await.map_err(failed)?;
+    }
+    let (mut buffer, mut noise, mut said) = (Vec::new(), 0, Vec::new());
+    let wait = async {
+        loop {
+            match read.wait().await {
+                Some(ChannelMsg::Data { data }) => {
+                    noise += data.len();
+                    buffer.extend_from_slice(&data);
+                    if let Some(begin) = lines(&mut buffer, token).next() {
+                        return Ok(Begin::parse(&begin));
+                    }
+                    if noise > NOISE_MAX {
+                        let message = "the shell on the machine prints without end before the command begins";
+                        return Err(Error::new(ErrorKind::Unexpected, message));
+                    }
+                }
+                Some(ChannelMsg::ExtendedData { data, .. }) => {
+                    said.extend(data.iter().take(SAID_MAX.saturating_sub(said.len())));
+                }
+                Some(ChannelMsg::Failure) => {
+                    return Err(Error::new(ErrorKind::Unsupported, "the host does not run commands for us"));
+                }
+                Some(ChannelMsg::Close) => {
+                    return Err(Error::new(ErrorKind::Unexpected, "the shell on the machine ended early")
+                        .with_context("said", String::from_utf8_lossy(&said).trim().escape_debug()));
+                }
+                None => return Err(error::lost("spawn")),
+                Some(_) => {}
+            }
+        }
+    };
+    let began = tokio::time::timeout(BEGIN_LIMIT, wait).await.unwrap_or_else(|_| {
+        let message = "the shell on the machine did not begin the command in time";
+        Err(Error::new(ErrorKind::Timeout, message).with_context("limit_s", BEGIN_LIMIT.as_secs()))
+    });
+    match began.map_err(unclear)? {
+        Begin::Pid(pid) => running.begun(pid).await.map_err(unclear)?,
+        Begin::Failed(why) => return Err((Begun::Refused, script::refusal(&why, spec))),
+    }
+    push_early(running, buffer);
+    Ok(())
 }
 
 #[async_trait]
@@ -202,7 +234,16 @@ impl Executor for SshExecutor {
     }
 
     async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
-        cx.guard("spawn", self.start(id, spec)).await
+        let (this, spec, dropped) = (self.clone(), spec.clone(), CancellationToken::new());
+        let _dropped = dropped.clone().drop_guard();
+        // What it gives when nobody waits any more is dropped, and so killed.
+        let start = tokio::spawn(async move { this.start(id, &spec, &dropped).await });
+        let start = async {
+            start.await.unwrap_or_else(|e| {
+                Err(Error::new(ErrorKind::Unexpected, e.to_string()).with_operation("spawn"))
+            })
+        };
+        cx.guard("spawn", start).await
     }
 
     async fn reattach(&self, _cx: &OpContext, _id: CommandId, _from: Offset) -> Result<RawProcess> {

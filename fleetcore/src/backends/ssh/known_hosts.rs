@@ -126,10 +126,10 @@ fn parse(line: &str, name: &str) -> Option<(PublicKey, bool)> {
         return None;
     }
     let mut fields = line.split_ascii_whitespace().peekable();
-    let revoked = match fields.peek()? {
+    let revoked = match *fields.peek()? {
         // Certificates of hosts are not asked for, so authorities vouch for nothing.
-        &"@cert-authority" => return None,
-        &"@revoked" => fields.next().is_some(),
+        "@cert-authority" => return None,
+        "@revoked" => fields.next().is_some(),
         _ => false,
     };
     if !matches(fields.next()?, name) {

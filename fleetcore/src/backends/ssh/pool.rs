@@ -83,15 +83,20 @@ impl Connection {
     }
 
     /// Files over this connection; opened once, and again when that broke.
-    pub(super) async fn sftp(&self) -> Result<Arc<Sftp>> {
+    pub(super) async fn sftp(self: &Arc<Self>) -> Result<Arc<Sftp>> {
         let mut kept = self.sftp.lock().await;
         if let Some(sftp) = kept.as_ref().filter(|s| !s.is_broken()) {
             return Ok(Arc::clone(sftp));
         }
-        let channel = self.open().await.map_err(|e| error::ssh("open SFTP", e))?;
-        let sftp = Arc::new(Sftp::start(channel).await?);
-        *kept = Some(Arc::clone(&sftp));
-        Ok(sftp)
+        // A channel that is half open when its caller loses interest would stay so; a task sees it through.
+        let this = Arc::clone(self);
+        let open = tokio::spawn(async move {
+            let channel = this.open().await.map_err(|e| error::ssh("open SFTP", e))?;
+            Sftp::start(channel).await.map(Arc::new)
+        });
+        let opened = open.await.unwrap_or_else(|e| Err(Error::new(ErrorKind::Unexpected, e.to_string())))?;
+        *kept = Some(Arc::clone(&opened));
+        Ok(opened)
     }
 }
 
@@ -213,7 +218,8 @@ impl Pool {
     /// A place on an open connection.
     fn take(self: &Arc<Self>, exclusive: bool) -> Option<Lease> {
         let mut connections = self.connections.lock();
-        connections.retain(|c| !c.is_closed() && !(c.is_worn() && c.used.load(Ordering::Acquire) == 0));
+        let over = |c: &Connection| c.is_closed() || (c.is_worn() && c.used.load(Ordering::Acquire) == 0);
+        connections.retain(|c| !over(c));
         let room = if exclusive { 1 } else { self.host.max_channels };
         let used = |c: &Arc<Connection>| c.used.load(Ordering::Acquire);
         // The busiest that has room: the others may become idle and be closed.

@@ -128,8 +128,13 @@ impl Sftp {
     ) -> std::result::Result<Handle, SftpError> {
         let mut attrs = FileAttributes::empty();
         attrs.permissions = mode;
-        let opened = self.raw.open(path, flags, attrs).await?;
-        Ok(Handle { sftp: Arc::clone(self), handle: opened.handle, closed: false })
+        // Seen through by a task: the handle of an answer that nobody waits for would stay open.
+        let (sftp, path) = (Arc::clone(self), path.to_owned());
+        let open = tokio::spawn(async move {
+            let opened = sftp.raw.open(path, flags, attrs).await?;
+            Ok(Handle { sftp, handle: opened.handle, closed: false })
+        });
+        open.await.unwrap_or_else(|e| Err(SftpError::UnexpectedBehavior(e.to_string())))
     }
 
     /// Renames, replacing what is there.
