@@ -2,13 +2,7 @@
 //!
 //! Where there is none, every test says so and passes; `FLEETCORE_NEED_SSHD=1` makes that a failure.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod break_off;
 mod keys;
