@@ -159,3 +159,24 @@ async fn a_host_is_reached_over_another() {
         "{error}"
     );
 }
+
+/// Why further connections are opened instead of waiting for room on the first: `cargo test … -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_waiting_against_connecting() {
+    let Some(sshd) = sshd("") else { return };
+    for (what, script) in [("true", "true"), ("sleep 0.2", "sleep 0.2")] {
+        for (how, at_once) in [("eight at a time on one connection", 8), ("fifty at once", 50)] {
+            let machine = machine(host(&sshd));
+            machine.ping(&OpContext::default()).await.unwrap();
+            let started = std::time::Instant::now();
+            let one = |_| {
+                let machine = machine.clone();
+                async move { machine.spawn(sh(script, &[])).await.unwrap().output().await.unwrap() }
+            };
+            let ends: Vec<_> = stream::iter(0..50).map(one).buffer_unordered(at_once).collect().await;
+            assert!(ends.iter().all(|o| o.status.success()));
+            println!("50 x {what}, {how}: {:?}", started.elapsed());
+        }
+    }
+}

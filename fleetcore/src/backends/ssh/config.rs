@@ -191,7 +191,7 @@ impl SshHost {
         self
     }
 
-    fn check(&self, name: &str) -> Result<()> {
+    pub(super) fn check(&self, name: &str) -> Result<()> {
         let word = |field, text: &str| {
             let plain = !text.is_empty() && !text.starts_with('-') && text.len() <= 255;
             if plain && !text.chars().any(|c| c.is_whitespace() || c.is_control() || "/\\'\"`$,;".contains(c))

@@ -60,7 +60,11 @@ impl SshConfig {
                 continue;
             }
             let host = self.read_host(&parsed, &name, &mut said);
-            self.hosts.insert(name, host);
+            match host.check(&name) {
+                Ok(()) => drop(self.hosts.insert(name, host)),
+                // Somebody else's file must not keep our own hosts from being reached.
+                Err(e) => said.push(format!("{name} is left out: {}", e.message())),
+            }
         }
         Ok(said)
     }
