@@ -4,7 +4,7 @@ use std::{
     fs, io,
     io::{BufRead as _, BufReader},
     net::TcpListener,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
@@ -72,7 +72,12 @@ impl Sshd {
         let mut last = io::Error::other("no port is free");
         for _ in 0..ATTEMPTS {
             match Self::attempt(&dir, settings) {
-                Ok((child, port)) => return Ok(Self { dir, child, port, user }),
+                Ok((child, port)) => {
+                    let sshd = Self { dir, child, port, user };
+                    let key = fs::read_to_string(sshd.dir().join("host_key.pub"))?;
+                    fs::write(sshd.known_hosts(), format!("[127.0.0.1]:{port} {key}"))?;
+                    return Ok(sshd);
+                }
                 Err(e) => last = e,
             }
         }
@@ -151,16 +156,9 @@ impl Sshd {
         fs::write(all, text)
     }
 
-    /// A fresh `known_hosts` file with its host key.
-    ///
-    /// # Errors
-    /// Those of files.
-    pub fn known_hosts(&self) -> io::Result<PathBuf> {
-        let path = self.dir.path().join("known_hosts");
-        let key = fs::read_to_string(self.dir.path().join("host_key.pub"))?;
-        fs::write(&path, format!("[127.0.0.1]:{} {key}", self.port))?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(path)
+    /// A `known_hosts` file with its host key.
+    pub fn known_hosts(&self) -> PathBuf {
+        self.dir.path().join("known_hosts")
     }
 
     /// Its processes: one or two for each connection.

@@ -4,7 +4,7 @@
 use std::{pin::Pin, process::ExitCode, sync::Arc};
 
 use fleetcore::{
-    Error, Fleet, Result,
+    Fleet, Result,
     backends::ssh::{Ssh, SshConfig, SshHost},
 };
 use fleetcore_testkit::{
@@ -19,7 +19,7 @@ fn provider(sshd: &Sshd) -> Result<Arc<Ssh>> {
     let host = SshHost::new("127.0.0.1")
         .with_port(sshd.port())
         .with_user(sshd.user())
-        .with_known_hosts(sshd.known_hosts().map_err(|e| Error::io("write known_hosts", e))?)
+        .with_known_hosts(sshd.known_hosts())
         .with_identity_file(sshd.key())
         .with_agent(false, None);
     Ok(Arc::new(Ssh::new(&SshConfig::default().with_host("box", host))?))

@@ -31,7 +31,7 @@ fn host(sshd: &Sshd) -> SshHost {
     SshHost::new("127.0.0.1")
         .with_port(sshd.port())
         .with_user(sshd.user())
-        .with_known_hosts(sshd.known_hosts().unwrap())
+        .with_known_hosts(sshd.known_hosts())
         .with_identity_file(sshd.key())
         .with_agent(false, None)
 }

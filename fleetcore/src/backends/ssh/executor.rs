@@ -15,11 +15,12 @@ use super::{
     helper::lines,
     input::Input,
     pool::{Lease, Pool},
-    process::{Running, SshControl, pump, push_early},
+    process::{Running, SshControl, end as process_end, pump, push_early},
     script::{self, Begin},
 };
 use crate::{
-    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, Offset, Overflow, Result, SessionSpec,
+    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, Io, Offset, Overflow, Result,
+    SessionSpec,
     raw::{Executor, FileSystem, OpContext, ProcessControl as _, RawProcess, Session},
 };
 
@@ -99,14 +100,15 @@ impl SshExecutor {
         let terminal = matches!(spec.io, Io::Pty(_));
         let running = Running::new(id, terminal, Arc::clone(lease.connection()), write);
         let mut control = SshControl::new(Arc::clone(&running));
+        let mut ended = None;
         let begun = tokio::select! {
             biased;
             () = dropped.cancelled() => Err(gone()),
-            begun = begin(&mut read, &running, &token, &line, spec) => begun,
+            begun = begin(&mut read, &running, &token, &line, spec, &mut ended) => begun,
         };
         let (told, exit) = oneshot::channel();
         let output = running.queue.reader();
-        tokio::spawn(pump(read, Arc::clone(&running), lease, told));
+        tokio::spawn(pump(read, Arc::clone(&running), lease, ended, told));
         if let Err(e) = begun {
             if let Begun::Refused = e.0 {
                 control.disarm(); // its shell has ended by itself
@@ -141,13 +143,15 @@ fn gone() -> Failed {
     unclear(Error::new(ErrorKind::Cancelled, "the request was dropped before the command began"))
 }
 
-/// Hands the command to the machine and waits until it has begun.
+/// Hands the command to the machine and waits until it has begun; `ended` is set if it has ended even before that was
+/// told.
 async fn begin(
     read: &mut ChannelReadHalf,
     running: &Running,
     token: &str,
     line: &SecretString,
     spec: &CommandSpec,
+    ended: &mut Option<ExitKind>,
 ) -> std::result::Result<(), Failed> {
     let failed = |e| unclear(error::ssh("spawn", e));
     let write = &running.write;
@@ -189,7 +193,8 @@ async fn begin(
                         .with_context("said", String::from_utf8_lossy(&said).trim().escape_debug()));
                 }
                 None => return Err(error::lost("spawn")),
-                Some(_) => {}
+                // sshd may tell the end of a quick command before it has read what that wrote.
+                Some(other) => *ended = ended.or(process_end(&other)),
             }
         }
     };

@@ -201,15 +201,29 @@ fn number(signal: &Sig) -> Option<i32> {
     })
 }
 
-/// Moves what the channel brings to the queue, and tells the end. Ends when the channel does; `lease` is held so long.
+/// What a message says about the end of the leader.
+pub(super) fn end(msg: &ChannelMsg) -> Option<ExitKind> {
+    match msg {
+        ChannelMsg::ExitStatus { exit_status } => {
+            Some(i32::try_from(*exit_status).map_or(ExitKind::Unknown, ExitKind::Code))
+        }
+        ChannelMsg::ExitSignal { signal_name, .. } => {
+            Some(number(signal_name).map_or(ExitKind::Unknown, ExitKind::Signal))
+        }
+        _ => None,
+    }
+}
+
+/// Moves what the channel brings to the queue, and tells the end, which may have come (`ended`) before the first output.
+/// Ends when the channel does; `lease` is held so long.
 pub(super) async fn pump(
     mut read: ChannelReadHalf,
     running: Arc<Running>,
     lease: Lease,
+    mut ended: Option<ExitKind>,
     exit: oneshot::Sender<Result<ExitKind>>,
 ) {
     let mut exit = Some(exit);
-    let mut ended: Option<ExitKind> = None;
     let (mut eof, mut late, mut news) = (false, 0, false);
     // sshd tells the end of the leader at once, however much of its output is still under way. So when no end of output
     // follows, the host is asked for an answer, which comes behind what it had to send.
@@ -219,6 +233,17 @@ pub(super) async fn pump(
         let _ = exit.take().map(|e: oneshot::Sender<Result<ExitKind>>| e.send(kind));
     };
     loop {
+        if let Some(kind) = ended {
+            running.ended.store(true, Ordering::Release);
+            if eof || late > LATE_BYTES {
+                tell(&mut exit, Ok(kind));
+            }
+            if exit.is_some() && barrier.is_none() {
+                news = false;
+                let connection = Arc::clone(&running.connection);
+                barrier = Some(Box::pin(async move { connection.ping().await }));
+            }
+        }
         let room = queue.has_room();
         tokio::select! {
             biased;
@@ -234,18 +259,12 @@ pub(super) async fn pump(
                     late += if ended.is_some() { data.len() } else { 0 };
                     queue.push(Channel::Stderr, data);
                 }
-                Some(ChannelMsg::ExitStatus { exit_status }) => {
-                    ended = Some(i32::try_from(exit_status).map_or(ExitKind::Unknown, ExitKind::Code));
-                }
-                Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
-                    ended = Some(number(&signal_name).map_or(ExitKind::Unknown, ExitKind::Signal));
-                }
                 Some(ChannelMsg::Eof) => {
                     eof = true;
                     queue.finish(false);
                 }
                 Some(ChannelMsg::Close) | None => break,
-                Some(_) => {}
+                Some(other) => ended = ended.or(end(&other)),
             },
             () = queue.changed(), if !room => {}
             answer = async { match &mut barrier { Some(b) => b.await, None => Ok(()) } }, if barrier.is_some() => {
@@ -253,17 +272,6 @@ pub(super) async fn pump(
                 if (!news || answer.is_err()) && let Some(kind) = ended {
                     tell(&mut exit, Ok(kind));
                 }
-            }
-        }
-        if let Some(kind) = ended {
-            running.ended.store(true, Ordering::Release);
-            if eof || late > LATE_BYTES {
-                tell(&mut exit, Ok(kind));
-            }
-            if exit.is_some() && barrier.is_none() {
-                news = false;
-                let connection = Arc::clone(&running.connection);
-                barrier = Some(Box::pin(async move { connection.ping().await }));
             }
         }
     }
