@@ -49,7 +49,8 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let store = Arc::new(open_store(&keep, settings).await?);
     let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let server = Server::bind(config, fleet(&args, store.clone())?, Stores::new(store.clone())).await?;
+    let server =
+        Server::bind(config, fleet(&args, settings, store.clone())?, Stores::new(store.clone())).await?;
     let (url, address) = (server.url(), server.local_addr());
 
     // The first line is the address, for programs that start us on port 0.
@@ -123,7 +124,7 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
     Ok(store)
 }
 
-fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
+fn fleet(args: &Serve, settings: &Settings, store: Arc<SqliteStore>) -> Result<Fleet> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
     if let Some(dir) = &args.file_root {
         let root = std::path::absolute(dir)
@@ -133,8 +134,9 @@ fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
         }
         config = config.with_file_root(root);
     }
-    Ok(Fleet::builder()
-        .with_host(Arc::new(Local::new(config)))
+    let fleet = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    let fleet = settings.ssh.add_to(fleet, |said| tracing::warn!("{said}"))?;
+    Ok(fleet
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))

@@ -4,3 +4,5 @@
 pub mod local;
 #[cfg(all(feature = "sandbox", target_os = "linux"))]
 pub mod sandbox;
+#[cfg(feature = "ssh")]
+pub mod ssh;

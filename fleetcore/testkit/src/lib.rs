@@ -14,6 +14,8 @@
 mod env;
 pub mod layers;
 mod runner;
+#[cfg(unix)]
+pub mod sshd;
 pub mod standin;
 pub mod suite;
 pub mod tape;
