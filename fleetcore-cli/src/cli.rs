@@ -117,8 +117,8 @@ pub(crate) enum Verb {
 
 /// The first line on stdout is the address. At the first start the next line is the password of `admin`, unless
 /// FLEETCORE_ADMIN_PASSWORD or --admin-password-file gives one. SIGTERM or Ctrl-C stop it gracefully, a second one
-/// at once. While it runs, commands of the same user on this host find and use it. Flags win over the tables [serve],
-/// [serve.limits] and [store] of the configuration file.
+/// at once. While it runs, commands of the same user on this host find and use it. Flags win over the tables serve,
+/// serve.limits and store of the configuration file.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
     /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:7070]
