@@ -2,3 +2,5 @@
 
 #[cfg(feature = "local")]
 pub mod local;
+#[cfg(feature = "multipass")]
+pub mod multipass;

@@ -70,9 +70,21 @@ fn layered_table(can: Option<MachineCapabilities>) -> Arc<dyn fleetcore::Provide
     all_layers().into_iter().fold(table, |provider, layer| layer.layer_provider(provider))
 }
 
+/// What is built in and needs nothing but this host.
+const BACKENDS: &[&str] = &[
+    "local",
+    "table",
+    #[cfg(feature = "multipass")]
+    "multipass",
+];
+
 fn main() -> ExitCode {
+    #[cfg(feature = "multipass")]
+    if let Some(code) = fleetcore_testkit::multipass::main_if_called() {
+        return code;
+    }
     let mut runner = Runner::new();
-    let wanted = std::env::var("FLEETCORE_TEST").unwrap_or_else(|_| "local,table".to_owned());
+    let wanted = std::env::var("FLEETCORE_TEST").unwrap_or_else(|_| BACKENDS.join(","));
     let wanted: Vec<&str> = wanted.split([',', '|']).map(str::trim).filter(|w| !w.is_empty()).collect();
     if wanted.contains(&"local") {
         runner
@@ -88,11 +100,86 @@ fn main() -> ExitCode {
             .plain_provider("table+layers", || layered_table(None))
             .plain_provider("table+nothing", || layered_table(Some(MachineCapabilities::default())));
     }
-    for name in wanted.iter().filter(|w| !["local", "table"].contains(w)) {
+    #[cfg(feature = "multipass")]
+    if wanted.contains(&"multipass") {
+        multipass::add(&mut runner);
+    }
+    for name in wanted.iter().filter(|w| !BACKENDS.contains(w)) {
         runner.skip(name, "this build has no such backend");
     }
-    for name in ["local", "table"].iter().filter(|n| !wanted.contains(n)) {
+    for name in BACKENDS.iter().filter(|n| !wanted.contains(n)) {
         runner.skip(name, "FLEETCORE_TEST does not name it");
     }
-    runner.run()
+    let code = runner.run();
+    #[cfg(feature = "multipass")]
+    multipass::clean_up();
+    code
+}
+
+/// Multipass, or rather its stand-in.
+#[cfg(feature = "multipass")]
+mod multipass {
+    use std::{process::Command, sync::Arc};
+
+    use fleetcore::{Fleet, Provider, backends::multipass::Multipass};
+    use fleetcore_testkit::{Env, Runner, multipass::StandIn};
+    use parking_lot::Mutex;
+
+    use super::{EnvFuture, all_layers};
+
+    /// The machine that all cases share which need one that is up.
+    static SHARED: Mutex<Option<StandIn>> = Mutex::new(None);
+    /// Those of the cases about machines. They live until the end.
+    static OWN: Mutex<Vec<StandIn>> = Mutex::new(Vec::new());
+
+    fn shared() -> fleetcore::Result<Multipass> {
+        let mut shared = SHARED.lock();
+        if let Some(stand_in) = &*shared {
+            return Ok(Multipass::new(stand_in.config()));
+        }
+        let stand_in = StandIn::new()?;
+        let config = stand_in.config();
+        let mut launch = Command::new(stand_in.program());
+        launch.args(["launch", "-n", "suite"]).envs(&config.env).stdout(std::process::Stdio::null());
+        let ended = launch.status().map_err(|e| fleetcore::Error::io("launch", e))?;
+        assert!(ended.success(), "no machine: {ended}");
+        *shared = Some(stand_in);
+        Ok(Multipass::new(config))
+    }
+
+    fn machine(layered: bool) -> impl Fn() -> EnvFuture + Clone {
+        move || {
+            Box::pin(async move {
+                let layers = if layered { all_layers() } else { Vec::new() };
+                let fleet = layers.into_iter().fold(Fleet::builder(), |fleet, layer| fleet.with_layer(layer));
+                Env::new(fleet.with_provider(Arc::new(shared()?)).build(), "multipass/suite").await
+            })
+        }
+    }
+
+    fn provider() -> Arc<dyn Provider> {
+        let Ok(stand_in) = StandIn::new() else { fleetcore_testkit::fail("no room for a stand-in") };
+        let multipass = Arc::new(Multipass::new(stand_in.config()));
+        OWN.lock().push(stand_in);
+        multipass
+    }
+
+    pub(super) fn add(runner: &mut Runner) {
+        runner
+            .machine("multipass", machine(false))
+            .machine("multipass+layers", machine(true))
+            .plain_provider("multipass", provider)
+            .plain_provider("multipass+layers", || {
+                all_layers().into_iter().fold(provider(), |provider, layer| layer.layer_provider(provider))
+            });
+    }
+
+    /// Takes all machines down, so that nothing of them runs on, and removes them.
+    pub(super) fn clean_up() {
+        let all = SHARED.lock().take().into_iter().chain(OWN.lock().drain(..));
+        for stand_in in all {
+            let mut delete = Command::new(stand_in.program());
+            let _ = delete.args(["delete", "--purge", "--all"]).envs(&stand_in.config().env).status();
+        }
+    }
 }
