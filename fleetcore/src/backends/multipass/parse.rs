@@ -288,4 +288,85 @@ mod tests {
             assert_eq!(Version::parse(&json!({"multipass": text})).unwrap().release, want);
         }
     }
+
+    /// Data recorded from, or taken out of, the real program; it lies beside the sources and is not part of them.
+    fn recorded() -> Option<std::path::PathBuf> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let given = std::env::var_os("FLEETCORE_CONTRACTS").map(std::path::PathBuf::from);
+        let near = ["../../shared/contracts", "../../../shared/contracts"].map(|p| root.join(p));
+        let found = given.into_iter().chain(near).map(|p| p.join("multipass")).find(|p| p.is_dir());
+        if found.is_none() {
+            eprintln!(
+                "SKIPPED: no recorded data; set FLEETCORE_CONTRACTS to the directory that has multipass/"
+            );
+        }
+        found
+    }
+
+    #[test]
+    fn what_every_release_prints_is_read() {
+        let Some(dir) = recorded() else { return };
+        let mut read = 0;
+        for release in std::fs::read_dir(dir.join("format")).unwrap() {
+            for file in std::fs::read_dir(release.unwrap().path().join("json")).unwrap() {
+                let path = file.unwrap().path();
+                let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                let shown = path.display();
+                let value = document("any", &std::fs::read(&path).unwrap()).unwrap();
+                let empty = name.contains("empty");
+                let count = match &name {
+                    n if n.contains("alias") => continue,
+                    n if n.contains("snapshot") && n.contains("list") => snapshots(&value).unwrap().len(),
+                    n if n.contains("list") => list(&value).unwrap().len(),
+                    n if n.contains("info") => info(&value).unwrap().len(),
+                    n if n.contains("find") => images(&value).unwrap().len(),
+                    n if n.contains("networks") => networks(&value).unwrap().len(),
+                    n if n.contains("version") => {
+                        Version::parse(&value).unwrap();
+                        1
+                    }
+                    _ => panic!("unknown kind of data: {shown}"),
+                };
+                assert_eq!(count == 0, empty, "{shown}");
+                read += 1;
+            }
+        }
+        assert!(read > 80, "only {read}");
+    }
+
+    #[test]
+    fn recorded_complaints_are_sorted() {
+        use super::super::error::Failure;
+        let Some(dir) = recorded() else { return };
+        let mut seen = 0;
+        for file in ["daemon_unreachable", "commands", "environment", "usage_errors"] {
+            let text = std::fs::read(dir.join("cli-1.16.3").join(format!("{file}.json"))).unwrap();
+            let records: Vec<Value> = serde_json::from_slice(&text).unwrap();
+            for record in records {
+                let (Some(exit), stderr) = (record["exit"].as_i64(), text_of(&record, "stderr")) else {
+                    continue;
+                };
+                if exit <= 0 || stderr.is_empty() {
+                    continue;
+                }
+                let class = Failure::classify("x", i32::try_from(exit).unwrap(), &stderr).class;
+                let want = match &stderr {
+                    s if s.contains("cannot connect to the multipass socket") => Class::Unreachable,
+                    s if s.contains("Timed out waiting for") => Class::ClientTimeout,
+                    s if s.contains("not authenticated with") => Class::NotAuthenticated,
+                    s if s.contains("access denied") => Class::SocketDenied,
+                    s if s.contains("timed out waiting for") => Class::ServerTimeout,
+                    s if s.contains("multipass_root_cert") => Class::NotInstalled,
+                    _ => continue,
+                };
+                assert_eq!(class, want, "{stderr}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 20, "only {seen}");
+    }
+
+    fn text_of(record: &Value, key: &str) -> String {
+        text(record.get(key))
+    }
 }

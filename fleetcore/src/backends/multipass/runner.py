@@ -324,6 +324,35 @@ def push():
         close_input()
 
 
+def obey():
+    """Does what the host says."""
+    global credit, input_over
+    for kind, data in frames():
+        if kind == b"D":
+            feed.append(memoryview(data))
+        elif kind == b"T":
+            feed.append(os.path.join(spool, os.fsdecode(data)))
+        elif kind == b"Q":
+            input_over = True
+            if terminal:
+                feed.append(None)
+        elif kind == b"K":
+            signal_tree(int(data))
+        elif kind == b"W" and terminal:
+            cols, rows = map(int, data.split())
+            for fd in ours:
+                fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+        elif kind == b"R":
+            credit += struct.unpack(">I", data)[0]
+        elif kind == b"L":
+            go()
+        elif kind == b"G":
+            kill_tree()
+            go()
+
+
+obey()  # what came with the header
+push()
 while True:
     if ended and not ours and not out:
         os.waitpid(child, 0)
@@ -363,28 +392,7 @@ while True:
                 kill_tree()
             go()
         inbuf.extend(data or b"")
-        for kind, data in frames():
-            if kind == b"D":
-                feed.append(memoryview(data))
-            elif kind == b"T":
-                feed.append(os.path.join(spool, os.fsdecode(data)))
-            elif kind == b"Q":
-                input_over = True
-                if terminal:
-                    feed.append(None)
-            elif kind == b"K":
-                signal_tree(int(data))
-            elif kind == b"W" and terminal:
-                cols, rows = map(int, data.split())
-                for fd in ours:
-                    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-            elif kind == b"R":
-                credit += struct.unpack(">I", data)[0]
-            elif kind == b"L":
-                go()
-            elif kind == b"G":
-                kill_tree()
-                go()
+        obey()
         push()
     elif feed_fd in writable:
         push()

@@ -11,7 +11,7 @@ use super::{
     guest, launch,
     plan::{self, Rule},
     render,
-    state::{Store, die, release},
+    state::{Store, die, pass, release},
     transfer, verbs,
 };
 
@@ -161,8 +161,7 @@ fn parse(command: &str, known: Options, args: &[String]) -> Result<Line, u8> {
                 None => unknown.push(name.to_owned()),
             }
         } else if let Some(text) = arg.strip_prefix('-').filter(|t| !t.is_empty()) {
-            let mut letters = text.char_indices();
-            while let Some((at, letter)) = letters.next() {
+            for (at, letter) in text.char_indices() {
                 let found = known.iter().find(|(short, ..)| short.chars().eq([letter]));
                 match found {
                     Some((short, long, _)) if since(command, long) > release() && !old_short(short, long) => {
@@ -264,11 +263,11 @@ fn misfortune(call: &Call) -> Option<u8> {
     }
     if let Some(ms) = rule.kill_self_after_ms {
         std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(ms));
+            pass(Duration::from_millis(ms));
             guest::kill_self();
         });
     }
-    std::thread::sleep(Duration::from_millis(rule.delay_ms));
+    pass(Duration::from_millis(rule.delay_ms));
     if let Some(class) = &rule.fail {
         let name = call.line.words.first().map_or("", String::as_str);
         let (status, text) = plan::complaint(class, command, name);
@@ -289,7 +288,7 @@ fn misfortune(call: &Call) -> Option<u8> {
              Please use 'multipass authenticate' before proceeding.",
         )),
         Some("hangs") if command != "launch" => loop {
-            std::thread::sleep(Duration::from_secs(3600));
+            pass(Duration::from_secs(3600));
         },
         _ => None,
     }

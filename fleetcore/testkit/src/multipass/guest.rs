@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process};
 
 use super::{
     cli::Call,
-    state::{Store, release, scaled},
+    state::{Store, pass, release, scaled},
     terminal, verbs,
 };
 
@@ -63,7 +63,7 @@ pub(super) fn run(call: &Call) -> u8 {
     if let Err(status) = up(call, name) {
         return status;
     }
-    std::thread::sleep(scaled(160));
+    pass(scaled(160));
     let mut text = words.iter().map(|w| escape(w)).collect::<Vec<_>>().join(" ");
     if let Some(dir) = line.get("working-directory") {
         text = format!("cd {} && {text}", escape(dir));
@@ -182,7 +182,7 @@ pub(super) fn power_off(store: &Store, name: &str) {
         if !found {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        pass(std::time::Duration::from_millis(2));
     }
 }
 

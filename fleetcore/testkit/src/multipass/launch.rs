@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     cli::Call,
     render::IMAGES,
-    state::{Instance, Store, release, scaled},
+    state::{Instance, Store, pass, release, scaled},
     terminal,
     verbs::{self, is_name, size},
 };
@@ -128,7 +128,7 @@ pub(super) fn client(call: &Call) -> u8 {
     if !store.turn().load().images.contains(&instance.image) {
         for percent in (0..=100).step_by(10) {
             terminal::put(&format!("\rRetrieving image: {percent}%"));
-            std::thread::sleep(scaled(3000) / 11);
+            pass(scaled(3000) / 11);
         }
         store.turn().update(|state| state.images.push(instance.image.clone()));
     }
@@ -145,7 +145,7 @@ pub(super) fn client(call: &Call) -> u8 {
     match rule.daemon.as_deref() {
         Some("dies") => return fail("cannot connect to the multipass socket"),
         Some("hangs") => loop {
-            std::thread::sleep(Duration::from_secs(3600));
+            pass(Duration::from_secs(3600));
         },
         _ => {}
     }
@@ -196,8 +196,10 @@ impl Order {
 pub(super) fn daemon(store: &Store, args: &[String]) {
     let order = args.get(1).and_then(|text| serde_json::from_str::<Order>(text).ok());
     let Some(Order { name, mut instance, late_ms, boot_ms, boot }) = order else { return };
-    store.turn().update(|state| drop(state.preparing.insert(name.clone(), std::process::id())));
-    std::thread::sleep(Duration::from_millis(late_ms));
+    store.turn().update(|state| {
+        state.preparing.insert(name.clone(), std::process::id());
+    });
+    pass(Duration::from_millis(late_ms));
     verbs::make_home(store, &name);
     store.turn().update(|state| {
         state.preparing.remove(&name);
@@ -206,7 +208,7 @@ pub(super) fn daemon(store: &Store, args: &[String]) {
         instance.state = "Starting".to_owned();
         state.instances.insert(name.clone(), instance);
     });
-    std::thread::sleep(boot_ms.map_or_else(|| scaled(8000), Duration::from_millis));
+    pass(boot_ms.map_or_else(|| scaled(8000), Duration::from_millis));
     let finish = |status: u8, text: &str, change: &dyn Fn(&mut BTreeMap<String, Instance>)| {
         store.turn().update(|state| {
             let there = state.instances.contains_key(&name);
@@ -236,7 +238,7 @@ pub(super) fn daemon(store: &Store, args: &[String]) {
         _ => {}
     }
     store.turn().update(|state| become_state("Running")(&mut state.instances));
-    std::thread::sleep(scaled(10_000));
+    pass(scaled(10_000));
     if boot == "cloud-init-timeout" {
         let text = "The following errors occurred:\ntimed out waiting for initialization to complete";
         return finish(2, text, &|_| {});

@@ -161,3 +161,9 @@ pub(super) fn release() -> (u32, u32) {
 pub(super) fn version() -> String {
     std::env::var("FAKE_MULTIPASS_VERSION").unwrap_or_else(|_| "1.16.3".to_owned())
 }
+
+/// Lets time pass, as the daemon does when it works.
+#[expect(clippy::disallowed_methods, reason = "what takes time in life takes time here")]
+pub(super) fn pass(time: Duration) {
+    std::thread::sleep(time);
+}

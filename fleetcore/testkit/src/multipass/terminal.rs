@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::state::release;
+use super::state::{pass, release};
 
 /// Writes to standard output at once.
 pub(super) fn put(text: &str) {
@@ -33,7 +33,7 @@ pub(super) fn spin(message: &str, mut done: impl FnMut() -> bool) {
             break;
         }
         put(&format!("\x08{frame}"));
-        std::thread::sleep(Duration::from_millis(5));
+        pass(Duration::from_millis(5));
     }
     put("\x08 ");
     clear();
@@ -78,7 +78,7 @@ pub(super) fn relay(command: std::process::Command) -> io::Result<std::process::
                 last = (now.ws_row, now.ws_col);
                 let _ = rustix::termios::tcsetwinsize(&sizes, now);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            pass(Duration::from_millis(20));
         }
     });
     let mut from_guest = File::from(pty.as_fd().try_clone_to_owned()?);

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{cli::Call, state::scaled};
+use super::{cli::Call, state::{pass, scaled}};
 
 enum Place {
     Host(PathBuf),
@@ -55,7 +55,7 @@ pub(super) fn run(call: &Call) -> u8 {
         Some("Deleted") => return call.failed(format_args!("instance \"{name}\" is deleted")),
         Some(_) => return call.failed(format_args!("instance \"{name}\" is not running")),
     }
-    std::thread::sleep(scaled(160));
+    pass(scaled(160));
     let home = call.store.home(&name);
     let mut status = 0;
     for source in &from {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{
     cli::Call,
     guest, render,
-    state::{Instance, Snapshot, State, Store, release, scaled, version},
+    state::{Instance, Snapshot, State, Store, pass, release, scaled, version},
     terminal,
 };
 
@@ -78,7 +78,7 @@ pub(super) fn run(call: &Call) -> u8 {
             let turn = call.store.turn();
             let state = turn.load();
             let addresses = !line.has("no-ipv4");
-            std::thread::sleep(scaled(30 + if addresses { 20 * running(&state) } else { 0 }));
+            pass(scaled(30 + if addresses { 20 * running(&state) } else { 0 }));
             if line.has("snapshots") {
                 return call.print(&render::snapshots(&state));
             }
@@ -141,7 +141,7 @@ pub(super) fn run(call: &Call) -> u8 {
 }
 
 fn terminal_time(ms: u64) {
-    std::thread::sleep(scaled(ms));
+    pass(scaled(ms));
 }
 
 fn state_of(call: &Call, name: &str) -> String {
@@ -233,7 +233,7 @@ pub(super) fn start(call: &Call, names: &[String]) -> u8 {
             "Running" => {}
             was => {
                 set(call, name, "Starting");
-                std::thread::sleep(scaled(if was == "Suspended" { 2000 } else { 6000 }));
+                pass(scaled(if was == "Suspended" { 2000 } else { 6000 }));
                 set(call, name, "Running");
             }
         }
@@ -265,7 +265,7 @@ fn stop(call: &Call) -> u8 {
         if call.line.get("time").is_some_and(|t| t.trim_start_matches('+') != "0") {
             "Delayed Shutdown".clone_into(&mut instance.state);
         } else {
-            std::thread::sleep(scaled(4000));
+            pass(scaled(4000));
             guest::power_off(&call.store, name);
             "Stopped".clone_into(&mut instance.state);
         }
@@ -288,7 +288,7 @@ fn info(call: &Call) -> u8 {
     if let Err(text) = check(&state, &names, false) {
         return call.failed(text);
     }
-    std::thread::sleep(scaled(30 + 60 * running(&state)));
+    pass(scaled(30 + 60 * running(&state)));
     let all: serde_json::Map<_, _> = names
         .iter()
         .filter_map(|n| Some((n, state.instances.get(n)?)))
@@ -327,7 +327,7 @@ fn delete(call: &Call) -> u8 {
             ));
         }
         if instance.state == "Running" {
-            std::thread::sleep(scaled(4000));
+            pass(scaled(4000));
         }
         guest::power_off(&call.store, name);
         "Deleted".clone_into(&mut instance.state);
@@ -390,7 +390,7 @@ fn snapshot(call: &Call) -> u8 {
         Ok(format!("Snapshot taken: {name}.{snapshot}\n"))
     })();
     if done.is_ok() {
-        std::thread::sleep(scaled(1000));
+        pass(scaled(1000));
         turn.save(&state);
     }
     finish(call, done)
@@ -420,7 +420,7 @@ fn restore(call: &Call) -> u8 {
         );
         return 1;
     }
-    std::thread::sleep(scaled(2000));
+    pass(scaled(2000));
     finish(call, done)
 }
 
@@ -448,7 +448,7 @@ fn clone(call: &Call) -> u8 {
         Ok(format!("Cloned from {name} to {to}.\n"))
     })();
     if done.is_ok() {
-        std::thread::sleep(scaled(3000));
+        pass(scaled(3000));
         turn.save(&state);
     }
     finish(call, done)
