@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
     CommandStore, Error, Fleet, IdentityStore, Result,
-    backends::local::{CgroupMode, Local, LocalConfig},
+    backends::{
+        local::{CgroupMode, Local, LocalConfig},
+        multipass::{Multipass, MultipassConfig},
+    },
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
@@ -45,7 +48,8 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let store = Arc::new(open_store(&args, settings).await?);
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
     let server =
-        Server::bind(config(&args)?, fleet(&args, store.clone())?, Stores::new(store.clone())).await?;
+        Server::bind(config(&args)?, fleet(&args, settings, store.clone())?, Stores::new(store.clone()))
+            .await?;
     let (url, address) = (server.url(), server.local_addr());
 
     // The first line is the address, for programs that start us on port 0.
@@ -119,7 +123,7 @@ async fn open_store(args: &Serve, settings: &Settings) -> Result<SqliteStore> {
     Ok(store)
 }
 
-fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
+fn fleet(args: &Serve, settings: &Settings, store: Arc<SqliteStore>) -> Result<Fleet> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
     if let Some(dir) = &args.file_root {
         let root = std::path::absolute(dir)
@@ -129,8 +133,14 @@ fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
         }
         config = config.with_file_root(root);
     }
-    Ok(Fleet::builder()
-        .with_host(Arc::new(Local::new(config)))
+    let mut builder = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    // Machines of what is installed here.
+    let multipass = MultipassConfig::default().with_records(settings.data_dir.join("multipass.json"));
+    if let Some(program) = multipass.find_program() {
+        tracing::info!(program = %program.display(), "machines of Multipass are targets");
+        builder = builder.with_provider(Arc::new(Multipass::new(multipass.with_program(program))));
+    }
+    Ok(builder
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))

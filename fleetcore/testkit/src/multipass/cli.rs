@@ -1,11 +1,6 @@
 //! Words on the command line, and what stands in front of every command.
 
-use std::{
-    collections::BTreeMap,
-    io::Write as _,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write as _, process::ExitCode, time::Duration};
 
 use super::{
     guest, launch,
@@ -129,7 +124,8 @@ fn since(command: &str, option: &str) -> (u32, u32) {
         ("snapshot" | "restore", _) | (_, "snapshots" | "force-update") => (1, 13),
         ("clone", _) => (1, 15),
         ("authenticate", _) => (1, 9),
-        ("exec", "working-directory" | "no-map-working-directory") | (_, "keys" | "no-runtime-information") => (1, 10),
+        ("exec", "working-directory" | "no-map-working-directory")
+        | (_, "keys" | "no-runtime-information") => (1, 10),
         ("launch", "mount") => (1, 10),
         ("launch", "memory") | ("transfer", "recursive" | "parents") | ("mount", "type") => (1, 11),
         ("stop", "force") => (1, 14),
@@ -169,7 +165,8 @@ fn parse(command: &str, known: Options, args: &[String]) -> Result<Line, u8> {
                     }
                     Some((_, long, true)) => {
                         let tail = &text[at + letter.len_utf8()..];
-                        let value = if tail.is_empty() { rest.next().cloned() } else { Some(tail.to_owned()) };
+                        let value =
+                            if tail.is_empty() { rest.next().cloned() } else { Some(tail.to_owned()) };
                         let Some(value) = value else {
                             eprintln!("Missing value after '-{letter}'.");
                             return Err(1);
@@ -230,7 +227,9 @@ fn run(store: Store, argv: Vec<String>) -> u8 {
     };
     let known = options(command).filter(|_| since(command, "") <= release());
     let Some(known) = known else {
-        println!("Error: Unknown command or alias '{command}' (try \"multipass help\" or \"multipass aliases\")");
+        println!(
+            "Error: Unknown command or alias '{command}' (try \"multipass help\" or \"multipass aliases\")"
+        );
         return 1;
     };
     if command == "help" || args.iter().take_while(|a| *a != "--").any(|a| a == "--help" || a == "-h") {

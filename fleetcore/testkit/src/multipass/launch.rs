@@ -30,7 +30,9 @@ struct Order {
 fn image_is_known(image: &str) -> bool {
     image.starts_with("http")
         || IMAGES.iter().any(|(name, aliases, _)| {
-            *name == image || aliases.contains(&image) || aliases.iter().any(|a| image == format!("daily:{a}"))
+            *name == image
+                || aliases.contains(&image)
+                || aliases.iter().any(|a| image == format!("daily:{a}"))
         })
 }
 
@@ -60,7 +62,8 @@ pub(super) fn client(call: &Call) -> u8 {
             }
         }
     }
-    let (least_memory, least_disk) = if release() >= (1, 17) { (512 << 20, 1 << 30) } else { (128 << 20, 512 << 20) };
+    let (least_memory, least_disk) =
+        if release() >= (1, 17) { (512 << 20, 1 << 30) } else { (128 << 20, 512 << 20) };
     let mut complaint = None;
     for (option, what, least) in
         [("memory", "memory", least_memory), ("mem", "memory", least_memory), ("disk", "disk", least_disk)]
@@ -75,7 +78,8 @@ pub(super) fn client(call: &Call) -> u8 {
             return 1;
         };
         if bytes < least {
-            complaint = Some(format!("Invalid arguments supplied\nInvalid {what} size value supplied: {text}."));
+            complaint =
+                Some(format!("Invalid arguments supplied\nInvalid {what} size value supplied: {text}."));
         }
         *(if what == "memory" { &mut instance.memory } else { &mut instance.disk }) = bytes;
     }
@@ -213,7 +217,8 @@ pub(super) fn daemon(store: &Store, args: &[String]) {
         store.turn().update(|state| {
             let there = state.instances.contains_key(&name);
             change(&mut state.instances);
-            let outcome = if there { (status, text.to_owned()) } else { (2, "instance was deleted".to_owned()) };
+            let outcome =
+                if there { (status, text.to_owned()) } else { (2, "instance was deleted".to_owned()) };
             state.outcomes.insert(name.clone(), outcome);
         });
     };

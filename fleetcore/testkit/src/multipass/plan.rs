@@ -77,7 +77,9 @@ pub(super) fn rule(store: &Store, argv: &[String]) -> Option<Rule> {
     let command = argv.first().map_or("", String::as_str);
     rules.into_iter().enumerate().find_map(|(at, rule)| {
         let name = |n: &String| {
-            argv.iter().skip(1).any(|a| a == n || a.strip_prefix(n.as_str()).is_some_and(|r| r.starts_with([':', '.'])))
+            argv.iter()
+                .skip(1)
+                .any(|a| a == n || a.strip_prefix(n.as_str()).is_some_and(|r| r.starts_with([':', '.'])))
         };
         let hit = (rule.matches.command == "*" || rule.matches.command == command)
             && rule.matches.name.as_ref().is_none_or(name);

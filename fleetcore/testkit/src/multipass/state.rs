@@ -80,7 +80,8 @@ impl Store {
 
     fn locked(&self, name: &str) -> File {
         let open = || -> std::io::Result<File> {
-            let file = File::options().create(true).read(true).write(true).truncate(false).open(self.path(name))?;
+            let file =
+                File::options().create(true).read(true).write(true).truncate(false).open(self.path(name))?;
             file.lock()?;
             Ok(file)
         };
@@ -102,7 +103,8 @@ impl Store {
         *count += 1;
         let now = *count;
         let text = serde_json::to_string(&counts).unwrap_or_default();
-        let written = file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(text.as_bytes()));
+        let written =
+            file.rewind().and_then(|()| file.set_len(0)).and_then(|()| file.write_all(text.as_bytes()));
         written.unwrap_or_else(|e| die(&e.to_string()));
         now
     }
@@ -126,7 +128,8 @@ impl Turn {
     pub(super) fn save(&self, state: &State) {
         let temporary = self.store.path("state.json.new");
         let text = serde_json::to_string_pretty(state).unwrap_or_default();
-        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, self.store.path("state.json")));
+        let written =
+            fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, self.store.path("state.json")));
         written.unwrap_or_else(|e| die(&e.to_string()));
     }
 

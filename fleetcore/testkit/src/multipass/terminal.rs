@@ -54,7 +54,8 @@ pub(super) fn both_ends() -> bool {
 pub(super) fn relay(command: std::process::Command) -> io::Result<std::process::ExitStatus> {
     use rustix::termios::{OptionalActions, tcgetattr, tcgetwinsize, tcsetattr};
     let other = |e: pty_process::Error| io::Error::other(e.to_string());
-    let (stdin, stdout) = (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
+    let (stdin, stdout) =
+        (io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?);
     let (pty, pts) = pty_process::blocking::open().map_err(other)?;
     let size = tcgetwinsize(&stdin)?;
     pty.resize(pty_process::Size::new(size.ws_row, size.ws_col)).map_err(other)?;

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{cli::Call, state::{pass, scaled}};
+use super::{
+    cli::Call,
+    state::{pass, scaled},
+};
 
 enum Place {
     Host(PathBuf),
@@ -109,7 +112,8 @@ fn copy(
     many: bool,
 ) -> Result<(), String> {
     let text = |e: io::Error| e.to_string();
-    let facts = fs::metadata(from).map_err(|_| format!("[sftp] cannot access {here} file {from:?}: No such file"))?;
+    let facts =
+        fs::metadata(from).map_err(|_| format!("[sftp] cannot access {here} file {from:?}: No such file"))?;
     if facts.is_dir() && !recursive {
         return Err(format!("[sftp] omitting {here} directory {from:?}: recursive mode not specified"));
     }

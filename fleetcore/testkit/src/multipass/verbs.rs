@@ -166,14 +166,23 @@ fn check(state: &State, names: &[String], living: bool) -> Result<(), String> {
     }
     let missing = names.iter().filter(|n| !state.instances.contains_key(*n));
     lines.extend(missing.map(|n| format!("instance \"{n}\" does not exist")));
-    if lines.is_empty() { Ok(()) } else { Err(format!("The following errors occurred:\n{}", lines.join("\n"))) }
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("The following errors occurred:\n{}", lines.join("\n")))
+    }
 }
 
 /// Names of a command; all living ones for `--all`.
 fn names(call: &Call) -> Vec<String> {
     if call.line.has("all") {
         let state = call.store.turn().load();
-        return state.instances.iter().filter(|(_, i)| i.state != "Deleted").map(|(n, _)| n.clone()).collect();
+        return state
+            .instances
+            .iter()
+            .filter(|(_, i)| i.state != "Deleted")
+            .map(|(n, _)| n.clone())
+            .collect();
     }
     call.line.words.clone()
 }
@@ -299,7 +308,8 @@ fn info(call: &Call) -> u8 {
 
 fn delete(call: &Call) -> u8 {
     let purge = call.line.has("purge");
-    let (snapshots, instances): (Vec<String>, Vec<String>) = names(call).into_iter().partition(|n| n.contains('.'));
+    let (snapshots, instances): (Vec<String>, Vec<String>) =
+        names(call).into_iter().partition(|n| n.contains('.'));
     if !snapshots.is_empty() && !purge {
         eprintln!(
             "[2026-01-01T00:00:00.000] [error] [client] Caught an unhandled exception: Snapshots can only be purged \
@@ -398,7 +408,9 @@ fn snapshot(call: &Call) -> u8 {
 
 fn restore(call: &Call) -> u8 {
     let Some(word) = call.line.words.first().filter(|w| w.contains('.')) else {
-        eprintln!("Invalid format. Please specify the instance to restore and snapshot to use in the form <instance>.<snapshot>.");
+        eprintln!(
+            "Invalid format. Please specify the instance to restore and snapshot to use in the form <instance>.<snapshot>."
+        );
         return 1;
     };
     terminal::clear();
@@ -435,7 +447,10 @@ fn clone(call: &Call) -> u8 {
     let done = (|| {
         let source = stopped(&mut state, name, "clone", false)?;
         source.clones_made += 1;
-        let to = call.line.get("name").map_or_else(|| format!("{name}-clone{}", source.clones_made), str::to_owned);
+        let to = call
+            .line
+            .get("name")
+            .map_or_else(|| format!("{name}-clone{}", source.clones_made), str::to_owned);
         if !is_name(&to) {
             return Err(format!("Invalid destination instance name: {to}"));
         }
@@ -472,9 +487,8 @@ fn mount(call: &Call) -> u8 {
         let target = if target.is_empty() { format!("/home/ubuntu/{base}") } else { target.to_owned() };
         let Some(instance) = state.instances.get_mut(name) else {
             terminal::clear();
-            return call.failed(format_args!(
-                "The following errors occurred:\ninstance '{name}' does not exist"
-            ));
+            return call
+                .failed(format_args!("The following errors occurred:\ninstance '{name}' does not exist"));
         };
         if instance.mounts.contains_key(&target) {
             terminal::clear();
@@ -495,9 +509,8 @@ fn umount(call: &Call) -> u8 {
     for place in &call.line.words {
         let (name, target) = place.split_once(':').unwrap_or((place.as_str(), ""));
         let Some(instance) = state.instances.get_mut(name) else {
-            return call.failed(format_args!(
-                "The following errors occurred:\ninstance '{name}' does not exist"
-            ));
+            return call
+                .failed(format_args!("The following errors occurred:\ninstance '{name}' does not exist"));
         };
         if target.is_empty() {
             instance.mounts.clear();
