@@ -66,4 +66,6 @@ pub use raw::{
     Layer, OpContext, Provider, Session,
 };
 pub use supervisor::{CommandHandle, Output, RunningCommand};
+#[cfg(feature = "local")]
+pub use sys::give_memory_back;
 pub use types::*;

@@ -248,7 +248,7 @@ impl Fleet {
 
     /// Ends every command (reason `Shutdown`) and session, and waits for them. New ones are refused.
     pub async fn shutdown(&self) {
-        self.inner.sessions.shutdown().await;
-        self.inner.commands.shutdown().await;
+        // Together: a shell that takes all of its grace to end must not cost the commands theirs.
+        tokio::join!(self.inner.sessions.shutdown(), self.inner.commands.shutdown());
     }
 }

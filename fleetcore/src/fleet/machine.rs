@@ -155,8 +155,7 @@ impl Machine {
         id: CommandId,
         spec: CommandSpec,
     ) -> Result<RunningCommand> {
-        let executor = self.executor(cx).await?;
-        self.fleet.commands().spawn(&*executor, cx, &self.target, id, spec).await
+        self.fleet.commands().spawn(self, cx, id, spec).await
     }
 
     /// Opens a persistent shell that the caller owns: dropping the last handle ends it. For one that belongs to the

@@ -2,10 +2,12 @@
 
 mod action;
 mod agent;
+mod check;
 mod command;
 mod file;
 mod identity;
 mod machine;
+mod request;
 mod session;
 mod target;
 
@@ -15,6 +17,7 @@ pub use command::*;
 pub use file::*;
 pub use identity::*;
 pub use machine::*;
+pub use request::*;
 pub use session::*;
 pub use target::*;
 

@@ -12,6 +12,7 @@
 //! ```
 
 mod env;
+pub mod layers;
 pub mod multipass;
 mod runner;
 pub mod standin;
