@@ -109,13 +109,6 @@ impl World {
     }
 }
 
-impl Drop for World {
-    fn drop(&mut self) {
-        let mut delete = std::process::Command::new(self.stand_in.program());
-        let _ = delete.args(["delete", "--purge", "--all"]).envs(&self.stand_in.config().env).status();
-    }
-}
-
 fn cx() -> OpContext {
     OpContext::default()
 }

@@ -3,15 +3,23 @@
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{Command, ExitCode, Stdio},
 };
 
-use fleetcore::{Error, Result, backends::multipass::MultipassConfig};
+use fleetcore::{Error, ErrorKind, Result, backends::multipass::MultipassConfig};
 
 /// A directory with a program called `multipass` in it, and a state of its own. Removed when dropped.
 #[derive(Debug)]
 pub struct StandIn {
     dir: tempfile::TempDir,
+}
+
+impl Drop for StandIn {
+    /// Takes all machines down, so that nothing of them runs on.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.state().join("plan.json"));
+        let _ = self.run(&["delete", "--purge", "--all"]);
+    }
 }
 
 /// Runs the stand-in if this process was started under the name `multipass`. To be called first in the `main` of a test
@@ -48,6 +56,20 @@ impl StandIn {
     /// Its state.
     pub fn state(&self) -> PathBuf {
         self.dir.path().join("state")
+    }
+
+    /// Runs the program and waits for it; its output is dropped.
+    ///
+    /// # Errors
+    /// When it does not start or fails.
+    pub fn run(&self, args: &[&str]) -> Result<()> {
+        let mut command = Command::new(self.program());
+        command.args(args).envs(&self.config().env).stdin(Stdio::null()).stdout(Stdio::null());
+        let ended = command.status().map_err(|e| Error::io("run the stand-in", e))?;
+        if ended.success() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unexpected, format!("{args:?}: {ended}")))
     }
 
     /// Sets what goes wrong from now on: see [`plan`](super::plan).
