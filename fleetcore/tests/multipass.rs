@@ -43,6 +43,7 @@ fn main() -> std::process::ExitCode {
         a_daemon_that_is_down_hides_no_other_target,
         nonsense_is_a_clear_error_and_passes,
         a_daemon_that_hangs_is_a_timeout,
+        a_busy_daemon_does_not_delay_the_list,
         a_program_that_is_missing_says_what_to_do,
         a_launch_past_its_limit_that_comes_up_is_adopted,
         a_launch_that_never_comes_up_is_purged_or_kept,
@@ -57,6 +58,7 @@ fn main() -> std::process::ExitCode {
         much_input_goes_through_files,
         commands_end_with_their_connection,
         every_release_is_driven,
+        the_stand_in_speaks_as_recorded,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -198,7 +200,8 @@ async fn a_thousand_questions_are_one_process() {
     let world = World::with(|c| c.with_freshness(Duration::from_secs(60), Duration::from_secs(60)));
     world.launch("one").await;
     let before = world.stand_in.calls().len();
-    let asked = (0..1000).map(|_| world.multipass.list(&cx(), MachineFilter::default()));
+    let context = cx();
+    let asked = (0..1000).map(|_| world.multipass.list(&context, MachineFilter::default()));
     for answer in futures::future::join_all(asked).await {
         assert_eq!(answer.unwrap().len(), 1);
     }
@@ -271,6 +274,19 @@ async fn a_daemon_that_hangs_is_a_timeout() {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
+async fn a_busy_daemon_does_not_delay_the_list() {
+    let world = World::with(|c| c.with_list_patience(Duration::from_millis(200)));
+    world.launch("one").await;
+    assert_eq!(world.names().await, ["one"]);
+    world.stand_in.plan(json!([{"match": {"command": "list"}, "daemon": "hangs"}]));
+    for _ in 0..3 {
+        assert_eq!(world.names().await, ["one"], "what was known last");
+    }
+    let fresh = Multipass::new(world.stand_in.config().with_list_patience(Duration::from_millis(200)));
+    let error = fresh.list(&cx(), MachineFilter::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+}
+
 async fn a_program_that_is_missing_says_what_to_do() {
     let multipass = Multipass::new(MultipassConfig::default().with_program("/no/such/multipass"));
     let error = multipass.list(&cx(), MachineFilter::default()).await.unwrap_err();
@@ -336,8 +352,8 @@ async fn a_launch_that_was_refused_touches_nothing() {
 /// Starts a launch and drops it when a line of progress begins with `at`.
 async fn leave(world: &World, at: &str) {
     let (report, mut lines) = mpsc::channel(100);
-    let cx = cx().with_progress(report);
-    let launch = world.multipass.create(&cx, spec("left"));
+    let context = cx().with_progress(report);
+    let launch = world.multipass.create(&context, spec("left"));
     tokio::select! {
         made = launch => panic!("it ended: {made:?}"),
         () = async {
@@ -527,4 +543,64 @@ async fn every_release_is_driven() {
         machine.delete(&cx(), true).await.unwrap();
         assert!(world.names().await.is_empty(), "{release}");
     }
+}
+
+/// What the real client of 1.16.3 said, where the contract's recordings are at hand.
+async fn the_stand_in_speaks_as_recorded() {
+    // What the stand-in does not have: help texts, aliases, prompts, client settings, documents of cloud-init.
+    const LEFT_OUT: &[&str] = &[
+        "alias",
+        "unalias",
+        "prefer",
+        "aliases",
+        "authenticate",
+        "help",
+        "get",
+        "set",
+        "shell",
+        "--help",
+        "-h",
+    ];
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let given = std::env::var_os("FLEETCORE_CONTRACTS").map(std::path::PathBuf::from);
+    let near = ["../../shared/contracts", "../../../shared/contracts"].map(|p| root.join(p));
+    let dir = given.into_iter().chain(near).map(|p| p.join("multipass/cli-1.16.3")).find(|p| p.is_dir());
+    let Some(dir) = dir else {
+        eprintln!("SKIPPED: no recorded data; set FLEETCORE_CONTRACTS to the directory that has multipass/");
+        return;
+    };
+    let stand_in = StandIn::new().unwrap();
+    stand_in.plan(json!([{"match": {"command": "*"}, "daemon": "down"}]));
+    let (mut compared, mut differences) = (0, Vec::new());
+    for file in ["usage_errors.json", "daemon_unreachable.json"] {
+        let records: Vec<Value> = serde_json::from_slice(&std::fs::read(dir.join(file)).unwrap()).unwrap();
+        for record in records {
+            let argv: Vec<String> = serde_json::from_value(record["argv"].clone()).unwrap();
+            let words = &argv[1..];
+            let left_out = words.is_empty()
+                || words.iter().any(|w| LEFT_OUT.contains(&w.as_str()))
+                || words[0] == "exec" && file.starts_with("daemon") // says it twice, without -n
+                || record.get("stdin").is_some()
+                || record.get("env").is_some()
+                || record["scenario"].as_str().is_some_and(|s| !s.contains("absent"));
+            if left_out {
+                continue;
+            }
+            let mut command = std::process::Command::new(stand_in.program());
+            command.args(words).envs(&stand_in.config().env).stdin(std::process::Stdio::null());
+            let out = command.output().unwrap();
+            let said = String::from_utf8(out.stderr).unwrap();
+            compared += 1;
+            if (out.status.code().map(i64::from), said.as_str())
+                != (record["exit"].as_i64(), record["stderr"].as_str().unwrap())
+            {
+                differences.push(format!(
+                    "{words:?}: {:?} {said:?}, recorded {} {}",
+                    out.status, record["exit"], record["stderr"]
+                ));
+            }
+        }
+    }
+    assert!(compared > 80, "only {compared}");
+    assert!(differences.is_empty(), "{} of {compared}:\n{}", differences.len(), differences.join("\n"));
 }

@@ -24,6 +24,9 @@ pub struct MultipassConfig {
     pub env: BTreeMap<String, String>,
     /// How old a list may be. Default 1 s.
     pub list_fresh: Duration,
+    /// How long a list waits for a daemon that is busy before the last known one is given instead. Default 3 s. What
+    /// was asked goes on, and answers whoever asks next.
+    pub list_patience: Duration,
     /// How old addresses may be. Default 30 s.
     pub addresses_fresh: Duration,
     /// Limit of a question such as `list`. Default 60 s: a daemon that stops a machine answers nobody meanwhile.
@@ -61,6 +64,7 @@ impl Default for MultipassConfig {
             program: PathBuf::from("multipass"),
             env: BTreeMap::new(),
             list_fresh: Duration::from_secs(1),
+            list_patience: Duration::from_secs(3),
             addresses_fresh: Duration::from_secs(30),
             read_limit: Duration::from_secs(60),
             change_limit: Duration::from_secs(330),
@@ -133,6 +137,13 @@ impl MultipassConfig {
     #[must_use]
     pub fn with_freshness(mut self, list: Duration, addresses: Duration) -> Self {
         (self.list_fresh, self.addresses_fresh) = (list, addresses);
+        self
+    }
+
+    /// Sets how long a list waits for a busy daemon.
+    #[must_use]
+    pub fn with_list_patience(mut self, patience: Duration) -> Self {
+        self.list_patience = patience;
         self
     }
 

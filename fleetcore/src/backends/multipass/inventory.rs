@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     MultipassConfig,
     client::{Call, Client},
-    error::Failure,
+    error::{Class, Failure},
     parse::{self, Item},
     shared::Shared,
 };
@@ -44,12 +44,40 @@ impl Inventory {
         self.details.forget();
     }
 
+    /// All machines, or the last known ones when the daemon is busy: it answers nobody while it stops a machine, and
+    /// one slow backend must not delay the list of all.
+    pub(super) async fn items_soon(&self) -> Result<Vec<Item>, Failure> {
+        match tokio::time::timeout(self.config.list_patience, self.states()).await {
+            Ok(states) => drop(states?),
+            Err(_) => match self.states.last() {
+                Some(last) => return Ok(self.with_addresses(&last, self.addresses.last())),
+                None => {
+                    return Err(Failure::new(
+                        Class::TooSlow,
+                        "list",
+                        "the daemon is busy; the question stands",
+                    ));
+                }
+            },
+        }
+        self.items().await
+    }
+
+    fn with_addresses(&self, items: &[Item], known: Option<Arc<BTreeMap<String, Vec<IpAddr>>>>) -> Vec<Item> {
+        let mut items = items.to_vec();
+        for item in items.iter_mut().filter(|i| i.state() == MachineState::Running) {
+            if let Some(addresses) = known.as_ref().and_then(|k| k.get(&item.name)) {
+                item.addresses.clone_from(addresses);
+            }
+        }
+        items
+    }
+
     /// All machines, deleted ones too, with the addresses that are known.
     pub(super) async fn items(&self) -> Result<Vec<Item>, Failure> {
-        let mut items = (*self.states().await?).clone();
-        let running = |i: &Item| i.state() == MachineState::Running;
-        if !items.iter().any(running) {
-            return Ok(items);
+        let items = self.states().await?;
+        if !items.iter().any(|i| i.state() == MachineState::Running) {
+            return Ok((*items).clone());
         }
         let known = match self.addresses.last() {
             Some(known) => {
@@ -63,12 +91,7 @@ impl Inventory {
                 tokio::time::timeout(ADDRESS_PATIENCE, self.ask_addresses()).await.ok().and_then(Result::ok)
             }
         };
-        for item in items.iter_mut().filter(|i| running(i)) {
-            if let Some(addresses) = known.as_ref().and_then(|k| k.get(&item.name)) {
-                item.addresses.clone_from(addresses);
-            }
-        }
-        Ok(items)
+        Ok(self.with_addresses(&items, known))
     }
 
     /// All machines without their addresses.

@@ -389,10 +389,12 @@ impl Inner {
                 self.follow(&name, failure, &gone).await
             }
         };
+        // A launch the daemon calls failed has failed, even if the machine is up, e.g. without its mounts.
+        let adopt = failure.as_ref().is_none_or(Failure::is_outcome_unknown) && !gone.is_cancelled();
         let failure = failure.unwrap_or_else(|| Failure::new(Class::Failed, "launch", ""));
         let delete = self.config.abandoned == Abandoned::Delete;
         match found {
-            Found::Running if !gone.is_cancelled() => self.welcome(&plan, report).await,
+            Found::Running if adopt => self.welcome(&plan, report).await,
             Found::Running | Found::Down if delete => {
                 reservation.note("deleting");
                 let purged = self.purge_for_sure(name.as_str(), self.config.follow_limit).await;

@@ -164,7 +164,7 @@ impl Provider for Multipass {
     async fn list(&self, cx: &OpContext, filter: MachineFilter) -> Result<Vec<MachineInfo>> {
         let list = async {
             let records = self.0.records.all().await?;
-            let items = self.0.inventory.items().await?;
+            let items = self.0.inventory.items_soon().await?;
             let passes = |m: &MachineInfo| {
                 (filter.include_deleted || m.state != MachineState::Deleted)
                     && filter.labels.iter().all(|(k, v)| m.labels.get(k) == Some(v))

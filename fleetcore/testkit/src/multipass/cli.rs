@@ -7,7 +7,7 @@ use super::{
     plan::{self, Rule},
     render,
     state::{Store, die, pass, release},
-    transfer, verbs,
+    transfer, usage, verbs,
 };
 
 /// Options of a command: short, long, whether it takes a value.
@@ -51,16 +51,7 @@ impl Call {
 
     /// Prints a document, or what the plan makes of it.
     pub(super) fn print(&self, document: &serde_json::Value) -> u8 {
-        match self.line.get("format") {
-            Some("json") => {}
-            None | Some("table" | "csv" | "yaml") => {
-                // Only JSON is looked at by programs; the others are there to be accepted.
-            }
-            Some(_) => {
-                eprintln!("Invalid format type given.");
-                return 1;
-            }
-        }
+        // Only JSON is for programs; the other formats are there to be accepted.
         let mut text = render::pretty(document);
         if self.rule.garble_json {
             text = "{\"list\": [oops".to_owned();
@@ -191,6 +182,12 @@ fn parse(command: &str, known: Options, args: &[String]) -> Result<Line, u8> {
         }
         many => {
             eprintln!("Unknown options: {}.", many.join(", "));
+            if command == "exec" {
+                eprintln!(
+                    "\nOptions to the inner command should come after \"--\", like this:\nmultipass exec \
+                     <instance> -- <command> <arguments>"
+                );
+            }
             Err(1)
         }
     }
@@ -240,6 +237,14 @@ fn run(store: Store, argv: Vec<String>) -> u8 {
         Ok(line) => line,
         Err(status) => return status,
     };
+    if let Some(text) = usage::complaint(&line) {
+        eprintln!("{text}");
+        return 1;
+    }
+    if line.get("format").is_some_and(|f| !matches!(f, "json" | "table" | "csv" | "yaml")) {
+        eprintln!("Invalid format type given.");
+        return 1;
+    }
     let rule = plan::rule(&store, &argv).unwrap_or_default();
     let call = Call { store, line, rule };
     if let Some(status) = misfortune(&call) {

@@ -48,18 +48,10 @@ fn escape(word: &str) -> String {
 pub(super) fn run(call: &Call) -> u8 {
     let line = &call.line;
     let Some((name, words)) = line.words.split_first() else {
-        eprintln!("Wrong number of arguments");
-        return 1;
+        eprintln!("no name: the stand-in launches no primary");
+        return 2;
     };
     let is_shell = line.command == "shell";
-    if words.is_empty() && !is_shell {
-        eprintln!("Wrong number of arguments");
-        return 1;
-    }
-    if line.has("working-directory") && line.has("no-map-working-directory") {
-        eprintln!("Options --working-directory and --no-map-working-directory clash");
-        return 1;
-    }
     if let Err(status) = up(call, name) {
         return status;
     }

@@ -21,6 +21,7 @@ mod sandbox;
 mod state;
 mod terminal;
 mod transfer;
+mod usage;
 mod verbs;
 
 pub use cli::main;

@@ -34,18 +34,6 @@ pub(super) fn run(call: &Call) -> u8 {
     };
     let to = place(to);
     let from: Vec<Place> = from.iter().map(|f| place(f)).collect();
-    let guests = from.iter().filter(|f| matches!(f, Place::Guest(..))).count();
-    match &to {
-        Place::Guest(..) if guests > 0 => {
-            eprintln!("Cannot specify an instance name for both source and destination");
-            return 1;
-        }
-        Place::Host(_) | Place::Pipe if guests < from.len() => {
-            eprintln!("An instance name is needed for either source or destination");
-            return 1;
-        }
-        _ => {}
-    }
     let name = from.iter().chain([&to]).find_map(|p| match p {
         Place::Guest(name, _) => Some(name.clone()),
         _ => None,

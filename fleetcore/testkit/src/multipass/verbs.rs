@@ -377,7 +377,6 @@ fn finish(call: &Call, done: Result<String, String>) -> u8 {
 
 fn snapshot(call: &Call) -> u8 {
     let Some(name) = call.line.words.first() else {
-        eprintln!("Missing argument: need one instance");
         return 1;
     };
     terminal::spin_for("Taking snapshot", Duration::from_millis(5));
@@ -438,7 +437,6 @@ fn restore(call: &Call) -> u8 {
 
 fn clone(call: &Call) -> u8 {
     let Some(name) = call.line.words.first() else {
-        eprintln!("Please provide the name of the source instance.");
         return 1;
     };
     terminal::spin_for(&format!("Cloning {name}"), Duration::from_millis(5));
@@ -471,13 +469,8 @@ fn clone(call: &Call) -> u8 {
 
 fn mount(call: &Call) -> u8 {
     let Some((source, places)) = call.line.words.split_first().filter(|(_, p)| !p.is_empty()) else {
-        eprintln!("Not enough arguments given");
         return 1;
     };
-    if !std::path::Path::new(source).is_dir() {
-        eprintln!("Source path \"{source}\" is not a directory");
-        return 1;
-    }
     terminal::clear();
     let turn = call.store.turn();
     let mut state = turn.load();
