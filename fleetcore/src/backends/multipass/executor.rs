@@ -32,12 +32,17 @@ const RUNNER: &str = include_str!("runner.py");
 const HEADER_MAX_BYTES: usize = 900 << 10;
 /// Frames that may wait for the client.
 const FRAME_QUEUE: usize = 64;
-/// Pieces of output that may wait here. The runner sends a megabyte ahead, and a piece costs 256 bytes of that.
-const OUTPUT_QUEUE: usize = 4352;
+/// Pieces of output that may wait here. The runner sends 256 KiB ahead, and a piece costs 256 bytes of that.
+const OUTPUT_QUEUE: usize = 1088;
 /// What a piece costs besides its length; the runner counts the same.
 const PIECE_COST: u32 = 256;
 /// Output that is consumed before the runner may send as much again.
-const CREDIT_STEP: u32 = 256 << 10;
+const CREDIT_STEP: u32 = 64 << 10;
+/// How often the runner is told what was consumed. That takes nine bytes of the two megabytes a client carries in; then
+/// the runner sends as it can, and a slow reader is felt through the pipes alone.
+const CREDITS_MAX: u32 = 50_000;
+/// Credit without an end.
+const ENDLESS: u32 = u32::MAX;
 /// Room for input on this side.
 const INPUT_BUFFER: usize = 256 << 10;
 /// How long the runner may take to kill a tree and go, before its connection is cut, which makes it do the same.
@@ -205,15 +210,22 @@ fn paid(
     from_machine: mpsc::Receiver<(Channel, Bytes)>,
     to_machine: mpsc::Sender<Bytes>,
 ) -> impl futures::Stream<Item = Result<(Channel, Bytes)>> + Send + 'static {
-    stream::unfold((from_machine, to_machine, 0u32), |(mut pieces, to_machine, mut owed)| async move {
-        let (channel, data) = pieces.recv().await?;
-        owed = owed.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX)).saturating_add(PIECE_COST);
-        // When the queue is full there is a next time: the runner has not used up what it may send.
-        if owed >= CREDIT_STEP && to_machine.try_send(frame(b'R', &owed.to_be_bytes())).is_ok() {
-            owed = 0;
-        }
-        Some((Ok((channel, data)), (pieces, to_machine, owed)))
-    })
+    stream::unfold(
+        (from_machine, to_machine, 0u32, 0u32),
+        |(mut pieces, to_machine, mut owed, mut told)| async move {
+            let (channel, data) = pieces.recv().await?;
+            owed =
+                owed.saturating_add(u32::try_from(data.len()).unwrap_or(u32::MAX)).saturating_add(PIECE_COST);
+            // When the queue is full there is a next time: the runner has not used up what it may send.
+            if owed >= CREDIT_STEP && told < CREDITS_MAX {
+                let credit = if told + 1 == CREDITS_MAX { ENDLESS } else { owed };
+                if to_machine.try_send(frame(b'R', &credit.to_be_bytes())).is_ok() {
+                    (owed, told) = (0, told + 1);
+                }
+            }
+            Some((Ok((channel, data)), (pieces, to_machine, owed, told)))
+        },
+    )
 }
 
 async fn write_frames(mut stdin: Pin<Box<dyn AsyncWrite + Send>>, mut frames: mpsc::Receiver<Bytes>) {
@@ -361,15 +373,11 @@ impl Reader {
             }
             _ => return,
         };
-        let size = u32::try_from(data.len()).unwrap_or(u32::MAX).saturating_add(PIECE_COST);
-        let sent = match &self.pieces {
-            Some(pieces) => pieces.send((channel, data)).await.is_ok(),
-            None => false,
-        };
-        if !sent {
+        let Some(pieces) = &self.pieces else { return };
+        if pieces.send((channel, data)).await.is_err() {
             // Nobody reads it: the program goes on as if somebody did.
             self.pieces = None;
-            let _ = self.to_machine.try_send(frame(b'R', &size.to_be_bytes()));
+            let _ = self.to_machine.send(frame(b'R', &ENDLESS.to_be_bytes())).await;
         }
     }
 }

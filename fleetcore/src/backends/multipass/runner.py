@@ -14,7 +14,7 @@ import errno, fcntl, os, select, signal, struct, sys, termios
 
 HERE, CHUNK, FRAME_COST = os.getpid(), 65536, 256
 out, inbuf, feed = bytearray(), bytearray(), []
-credit = 1 << 20
+credit = 1 << 18
 
 
 def say(kind, data=b""):

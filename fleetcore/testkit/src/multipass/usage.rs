@@ -98,7 +98,8 @@ fn launch(line: &Line) -> Option<String> {
             ));
         }
     }
-    let config = line.get("cloud-init").filter(|c| *c != "-" && !c.starts_with("http") && !Path::new(c).is_file());
+    let config =
+        line.get("cloud-init").filter(|c| *c != "-" && !c.starts_with("http") && !Path::new(c).is_file());
     if let Some(config) = config {
         return Some(format!(
             "Could not load cloud-init configuration: bad file: {config}\nPlease ensure that Multipass can read it."
