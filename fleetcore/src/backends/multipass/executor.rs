@@ -377,7 +377,11 @@ impl Reader {
         if pieces.send((channel, data)).await.is_err() {
             // Nobody reads it: the program goes on as if somebody did.
             self.pieces = None;
-            let _ = self.to_machine.send(frame(b'R', &ENDLESS.to_be_bytes())).await;
+            let to_machine = self.to_machine.clone();
+            // Waiting for room here could stop what makes room.
+            tokio::spawn(async move {
+                let _ = to_machine.send(frame(b'R', &ENDLESS.to_be_bytes())).await;
+            });
         }
     }
 }
