@@ -59,6 +59,7 @@ fn main() -> std::process::ExitCode {
         commands_end_with_their_connection,
         every_release_is_driven,
         the_stand_in_speaks_as_recorded,
+        the_stand_in_relays_a_terminal,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -603,4 +604,25 @@ async fn the_stand_in_speaks_as_recorded() {
     }
     assert!(compared > 80, "only {compared}");
     assert!(differences.is_empty(), "{} of {compared}:\n{}", differences.len(), differences.join("\n"));
+}
+
+/// As the client does: a terminal on the machine behind the one it runs on, in raw mode, with its size.
+async fn the_stand_in_relays_a_terminal() {
+    let world = World::new();
+    world.launch("dev1").await;
+    let script = "stty size; read x; echo got $x; until [ \"$(stty size)\" = '50 133' ]; do :; done; echo resized; exit 3";
+    let program = world.stand_in.program().to_str().unwrap().to_owned();
+    let argv = [program.as_str(), "exec", "-n", "dev1", "--", "sh", "-c", script];
+    let mut spec = CommandSpec::argv(argv).with_pty(PtySize { cols: 101, rows: 37 });
+    for (name, value) in &world.stand_in.config().env {
+        spec = spec.with_env(name, value);
+    }
+    let command = Fleet::local().machine("local").unwrap().spawn(spec).await.unwrap();
+    let mut stream = command.stream(Offset(0));
+    fleetcore_testkit::read_until(&mut stream, "37 101").await;
+    command.write_stdin("hello\r").await.unwrap();
+    fleetcore_testkit::read_until(&mut stream, "got hello").await;
+    command.resize(PtySize { cols: 133, rows: 50 }).await.unwrap();
+    fleetcore_testkit::read_until(&mut stream, "resized").await;
+    assert_eq!(command.wait().await.unwrap().kind, ExitKind::Code(3));
 }
