@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use fleetcore::{
     CommandSpec, ErrorKind, ExitKind, Fleet, Json, MachineFilter, MachineId, MachineSpec, MachineState,
-    OpContext, Provider as _, StopMode,
+    Offset, OpContext, Provider as _, PtySize, StopMode,
     backends::multipass::{Abandoned, Multipass, MultipassConfig},
 };
 use fleetcore_testkit::multipass::{StandIn, main_if_called};
