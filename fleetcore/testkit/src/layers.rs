@@ -14,7 +14,7 @@ use fleetcore::{
 /// Layers, the innermost first.
 pub type Layers = Vec<Arc<dyn Layer>>;
 
-/// Layers by name.
+/// A way to make layers, and what to call it.
 pub type Named = (&'static str, fn() -> Layers);
 
 /// Every built-in layer that is not there to break things, in the recommended order.
