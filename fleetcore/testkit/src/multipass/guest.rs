@@ -160,15 +160,26 @@ fn copy(mut from: impl Read, mut to: impl Write, most: usize) {
 /// Ends all that runs on a guest: its power is off.
 pub(super) fn power_off(store: &Store, name: &str) {
     let wanted = format!("{MARK}={}", mark(store, name));
+    kill_where(&|variable| variable == wanted.as_bytes());
+}
+
+/// Ends all that works on a state: clients, what goes on without them, and what runs on guests.
+pub(super) fn end_all(state: &std::path::Path) {
+    let state = state.display();
+    let marks = [format!("FAKE_MULTIPASS_STATE={state}"), format!("{MARK}={state}")];
+    kill_where(&|variable| marks.iter().any(|m| variable.starts_with(m.as_bytes())));
+}
+
+/// Kills every process that has such a variable, until there is none.
+fn kill_where(wanted: &dyn Fn(&[u8]) -> bool) {
     loop {
         let mut found = false;
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw)
-            else {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw) else {
                 continue;
             };
             let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
-            if pid != getpid() && environ.split(|b| *b == 0).any(|v| v == wanted.as_bytes()) {
+            if pid != getpid() && environ.split(|b| *b == 0).any(wanted) {
                 found |= kill_process(pid, Signal::KILL).is_ok();
             }
         }
