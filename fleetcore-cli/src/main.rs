@@ -13,6 +13,7 @@ mod local_server;
 mod parse;
 mod render;
 mod signals;
+mod ssh;
 mod tty;
 
 use std::process::ExitCode;

@@ -52,8 +52,8 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let store = Arc::new(open_store(&keep, settings).await?);
     let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let fleet = fleet(&args, settings, store.clone())?;
-    let server = Server::bind(config, fleet, Stores::new(store.clone())).await?;
+    let server =
+        Server::bind(config, fleet(&args, settings, store.clone())?, Stores::new(store.clone())).await?;
     let (url, address) = (server.url(), server.local_addr());
 
     // The first line is the address, for programs that start us on port 0.
@@ -137,14 +137,15 @@ fn fleet(args: &Serve, settings: &Settings, store: Arc<SqliteStore>) -> Result<F
         }
         config = config.with_file_root(root);
     }
-    let mut builder = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    let mut fleet = Fleet::builder().with_host(Arc::new(Local::new(config)));
     // Machines of what is installed here.
     let multipass = MultipassConfig::default().with_records(settings.data_dir.join("multipass.json"));
     if let Some(program) = multipass.find_program() {
         tracing::info!(program = %program.display(), "machines of Multipass are targets");
-        builder = builder.with_provider(Arc::new(Multipass::new(multipass.with_program(program))));
+        fleet = fleet.with_provider(Arc::new(Multipass::new(multipass.with_program(program))));
     }
-    Ok(builder
+    let fleet = settings.ssh.add_to(fleet, |said| tracing::warn!("{said}"))?;
+    Ok(fleet
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "multipass")]
 mod multipass;
+#[cfg(target_os = "linux")]
+mod sandbox;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -44,20 +46,9 @@ fn layered_table(behind: fn() -> Layers, can: Option<MachineCapabilities>) -> Ar
 }
 
 /// What runs when `FLEETCORE_TEST` is silent: all of it takes about a minute on two slow processors.
-const DEFAULT: &str = if cfg!(feature = "multipass") {
-    "local,local+each,table,table+each,multipass"
-} else {
-    "local,local+each,table,table+each"
-};
+const DEFAULT: &str = "local,local+each,table,table+each,sandbox,multipass";
 /// All that can be named.
-const KNOWN: &[&str] = &[
-    "local",
-    "local+each",
-    "table",
-    "table+each",
-    #[cfg(feature = "multipass")]
-    "multipass",
-];
+const KNOWN: [&str; 6] = ["local", "local+each", "table", "table+each", "sandbox", "multipass"];
 
 fn main() -> ExitCode {
     #[cfg(feature = "multipass")]
@@ -92,6 +83,10 @@ fn main() -> ExitCode {
         for (name, behind) in layers::each() {
             runner.plain_provider(&format!("table+each+{name}"), move || layered_table(behind, None));
         }
+    }
+    #[cfg(target_os = "linux")]
+    if wanted.contains(&"sandbox") {
+        sandbox::register(&mut runner);
     }
     #[cfg(feature = "multipass")]
     if wanted.contains(&"multipass") {

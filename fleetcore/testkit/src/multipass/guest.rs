@@ -175,7 +175,8 @@ fn kill_where(wanted: &dyn Fn(&[u8]) -> bool) {
     loop {
         let mut found = false;
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw) else {
+            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw)
+            else {
                 continue;
             };
             let environ = std::fs::read(entry.path().join("environ")).unwrap_or_default();
