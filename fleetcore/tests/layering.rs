@@ -51,7 +51,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         part: "backends",
-        may_use: &["error", "id", "types", "raw", "sim", "sys", "supervisor"],
+        may_use: &["error", "id", "types", "raw", "sim", "sys", "supervisor", "backends::local"],
         why: "a backend uses raw, types and sys, never stores, layers or the fleet",
     },
     Rule {

@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
     AuditStore, CommandStore, Error, Fleet, IdentityStore, Result,
-    backends::local::{CgroupMode, Local, LocalConfig},
+    backends::{
+        local::{CgroupMode, Local, LocalConfig},
+        multipass::{Multipass, MultipassConfig},
+    },
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
@@ -134,7 +137,13 @@ fn fleet(args: &Serve, settings: &Settings, store: Arc<SqliteStore>) -> Result<F
         }
         config = config.with_file_root(root);
     }
-    let fleet = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    let mut fleet = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    // Machines of what is installed here.
+    let multipass = MultipassConfig::default().with_records(settings.data_dir.join("multipass.json"));
+    if let Some(program) = multipass.find_program() {
+        tracing::info!(program = %program.display(), "machines of Multipass are targets");
+        fleet = fleet.with_provider(Arc::new(Multipass::new(multipass.with_program(program))));
+    }
     let fleet = settings.ssh.add_to(fleet, |said| tracing::warn!("{said}"))?;
     Ok(fleet
         .with_store(store)

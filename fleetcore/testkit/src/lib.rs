@@ -13,6 +13,7 @@
 
 mod env;
 pub mod layers;
+pub mod multipass;
 mod runner;
 #[cfg(unix)]
 pub mod sshd;
