@@ -25,6 +25,8 @@ pub mod client;
 mod config;
 mod error;
 mod extract;
+#[cfg(feature = "client")]
+pub mod link;
 mod native;
 mod server;
 pub mod telemetry;

@@ -13,7 +13,7 @@ mod files;
 mod frames;
 mod identity;
 mod output;
-mod problem;
+pub(crate) mod problem;
 mod resume;
 mod routes;
 mod sessions;
@@ -22,6 +22,7 @@ pub mod wire;
 
 pub use attach::{AttachEvent, AttachInput, AttachOptions, AttachOutput, Attachment, SessionState};
 pub use connection::{Client, ClientBuilder, Credentials, Login};
+pub(crate) use connection::{LinkConnector, LinkIo};
 pub use events::{Event, EventStream};
 pub use executor::RemoteExecutor;
 pub use files::{RemoteFiles, Tail};

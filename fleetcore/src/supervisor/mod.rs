@@ -5,7 +5,7 @@ mod handle;
 mod owner;
 mod recording;
 
-pub(crate) use actor::spawn;
+pub(crate) use actor::{adopt, spawn};
 pub use handle::CommandHandle;
 pub use owner::{Output, RunningCommand};
 pub(crate) use recording::{Observer, Recording};
