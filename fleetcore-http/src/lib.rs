@@ -25,6 +25,9 @@ pub mod client;
 mod config;
 mod error;
 mod extract;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(feature = "client")]
 pub mod link;
 mod native;

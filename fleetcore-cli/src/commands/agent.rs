@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve;
 use crate::{
     cli::{Agent as Args, LogFormat},
-    config::Settings,
+    config::{Keep, Settings},
     error::Outcome,
     exit, parse,
     signals::StopSignals,
@@ -76,8 +76,9 @@ pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
     let agent = Agent::new(config, fleet.clone(), Stores::new(store.clone()))?;
     tracing::info!(server, data_dir = %dir.display(), "agent");
 
+    let keep = Keep { retention: Some(RETENTION), audit_retention: Some(RETENTION), ..Keep::default() };
     let stop = CancellationToken::new();
-    let pruning = tokio::spawn(serve::prune(store, Some(RETENTION), stop.clone()));
+    let pruning = tokio::spawn(serve::prune(store, keep, stop.clone()));
     let ended = {
         let mut running = std::pin::pin!(agent.run(stop.clone()));
         tokio::select! {

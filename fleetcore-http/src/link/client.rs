@@ -221,7 +221,7 @@ impl Agent {
             exec,
             machines: fleetcore::MachineCapabilities::default(),
             providers: providers
-                .map(|(scheme, capabilities)| ProviderInfo { scheme: scheme.to_owned(), capabilities })
+                .map(|p| ProviderInfo { scheme: p.scheme().to_owned(), capabilities: p.capabilities() })
                 .collect(),
             labels: self.config.labels.clone(),
             running: self.running().await,

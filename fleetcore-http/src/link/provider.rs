@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fleetcore::{
-    AgentId, Error, Executor, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec,
-    OpContext, Provider, Result, StopMode, Target, TargetInfo,
+    ActionInfo, AgentId, Error, Executor, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo,
+    MachineSpec, OpContext, Provider, Result, StopMode, Target, TargetInfo,
 };
 
 use super::remote::{AgentState, LinkExecutor};
@@ -105,6 +105,14 @@ impl Provider for LinkProvider {
         seen_from_here(&self.agent.id, there)
             .map(|t| t.info)
             .ok_or_else(|| super::exec::malformed("a target"))
+    }
+
+    fn actions(&self) -> Vec<ActionInfo> {
+        vec![]
+    }
+
+    async fn act(&self, _: &OpContext, _: Option<&MachineId>, _: &str, _: Json) -> Result<serde_json::Value> {
+        Err(Error::unsupported("agent.machine_action"))
     }
 
     async fn connect(&self, _: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {

@@ -570,7 +570,11 @@ struct LinkInput {
 }
 
 impl AsyncWrite for LinkInput {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         if self.verdict.get().is_some() {
             return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into()));
         }

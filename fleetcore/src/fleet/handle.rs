@@ -5,11 +5,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use futures::{StreamExt, stream};
 use tokio::sync::broadcast;
 
-use super::{Commands, FleetBuilder, Machine, Sessions};
+use super::{Commands, FleetBuilder, Machine, ProviderHandle, Sessions};
 use crate::{
-    AgentDirectory, AgentId, CommandRecord, Error, ErrorKind, Executor, Layer, MachineCapabilities,
-    MachineFilter, MachineId, MachineInfo, MachineState, OpContext, Provider, Result, SessionId, SessionInfo,
-    Target, TargetInfo,
+    AgentDirectory, AgentId, CommandRecord, Error, ErrorKind, Executor, Layer, MachineFilter, MachineId,
+    MachineInfo, MachineState, OpContext, Provider, Result, SessionId, SessionInfo, Target, TargetInfo,
 };
 
 /// Something has happened; for live views. A listener that falls behind must list anew.
@@ -103,11 +102,11 @@ impl Fleet {
         };
         if let Some(agent) = target.agent() {
             let agents = self.inner.agents.as_ref().ok_or_else(|| missing("agent", agent.as_str()))?;
-            return Ok(Machine::through_agent(self.clone(), target.clone(), agents)?);
+            return Machine::through_agent(self.clone(), target.clone(), agents);
         }
         match (target.provider(), target.machine_id()) {
             (Some(scheme), Some(id)) => {
-                let provider = self.provider(scheme).ok_or_else(|| missing("provider", scheme))?;
+                let provider = self.layered_provider(scheme).ok_or_else(|| missing("provider", scheme))?;
                 Ok(Machine::new(self.clone(), target.clone(), Some((provider, id.clone()))))
             }
             _ if self.inner.host.is_some() => Ok(Machine::new(self.clone(), target.clone(), None)),
@@ -122,18 +121,36 @@ impl Fleet {
         host.chain(providers).chain(agents).collect::<Vec<_>>().join(", ")
     }
 
-    /// Schemes of the providers of this process, with what they can do.
-    pub fn providers(&self) -> Vec<(&'static str, MachineCapabilities)> {
-        let schemes = self.inner.providers.keys();
-        schemes.filter_map(|scheme| Some((*scheme, self.provider(scheme)?.capabilities()))).collect()
+    /// The provider of a scheme such as `multipass`: to create machines and for what is not about one machine.
+    ///
+    /// # Errors
+    /// `NotFound` when no such provider is there.
+    pub fn provider(&self, scheme: &str) -> Result<ProviderHandle> {
+        self.layered_provider(scheme).map(ProviderHandle::new).ok_or_else(|| {
+            let schemes: Vec<&str> = self.inner.providers.keys().copied().collect();
+            Error::new(ErrorKind::NotFound, "no such provider")
+                .with_context("wanted", scheme.escape_debug())
+                .with_context("available", schemes.join(", "))
+        })
+    }
+
+    /// All providers, by scheme.
+    pub fn providers(&self) -> Vec<ProviderHandle> {
+        self.inner
+            .providers
+            .keys()
+            .filter_map(|s| self.layered_provider(s))
+            .map(ProviderHandle::new)
+            .collect()
     }
 
     /// A provider with all layers around it.
-    pub(super) fn provider(&self, scheme: &str) -> Option<Arc<dyn Provider>> {
-        Some(self.layered_provider(Arc::clone(self.inner.providers.get(scheme)?)))
+    pub(super) fn layered_provider(&self, scheme: &str) -> Option<Arc<dyn Provider>> {
+        Some(self.layered_around(Arc::clone(self.inner.providers.get(scheme)?)))
     }
 
-    pub(super) fn layered_provider(&self, base: Arc<dyn Provider>) -> Arc<dyn Provider> {
+    /// A provider from elsewhere with all layers around it.
+    pub(super) fn layered_around(&self, base: Arc<dyn Provider>) -> Arc<dyn Provider> {
         self.inner.layers.iter().fold(base, |inner, layer| layer.layer_provider(inner))
     }
 
@@ -179,7 +196,7 @@ impl Fleet {
     }
 
     async fn list_one(&self, cx: &OpContext, scheme: &'static str) -> Result<Vec<TargetInfo>> {
-        let Some(provider) = self.provider(scheme) else { return Ok(Vec::new()) };
+        let Some(provider) = self.layered_provider(scheme) else { return Ok(Vec::new()) };
         match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
             Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
             Err(e) if cx.cancel.is_cancelled() => Err(e),
@@ -249,7 +266,7 @@ impl Fleet {
 
     /// Ends every command (reason `Shutdown`) and session, and waits for them. New ones are refused.
     pub async fn shutdown(&self) {
-        self.inner.sessions.shutdown().await;
-        self.inner.commands.shutdown().await;
+        // Together: a shell that takes all of its grace to end must not cost the commands theirs.
+        tokio::join!(self.inner.sessions.shutdown(), self.inner.commands.shutdown());
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
 use tokio::{
@@ -19,29 +20,13 @@ use super::{
     handle::{Request, Shared},
 };
 use crate::{
-    CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor, ExitKind,
-    ExitStatus, Io, Offset, OnDrop, OpContext, OutputChunk, Program, Result, Signal, StateChange, Target,
+    Channel, CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor,
+    ExitKind, ExitStatus, Io, Offset, OnDrop, OpContext, OutputChunk, Result, Signal, StateChange, Target,
     journal::Journal, raw::RawProcess,
 };
 
 /// Requests (signals, resizes) that may wait for the supervisor.
 const REQUEST_QUEUE: usize = 16;
-
-/// Refuses what no executor could run, before anything is recorded.
-fn check(spec: &CommandSpec) -> Result<()> {
-    if let Program::Argv(argv) = &spec.program
-        && argv.first().is_none_or(String::is_empty)
-    {
-        return Err(Error::invalid("argv", "a list that starts with the name of a program"));
-    }
-    if let Io::Pty(size) = spec.io {
-        size.check()?;
-    }
-    if spec.timeout.is_some_and(|t| t.is_zero()) {
-        return Err(Error::invalid("timeout", "longer than zero"));
-    }
-    Ok(())
-}
 
 /// Settles the record of a command whose start was given up: the caller dropped the future.
 struct Unstarted {
@@ -52,12 +37,11 @@ struct Unstarted {
 impl Unstarted {
     async fn failed(mut self, error: &Error) {
         if let Some(recording) = self.recording.take() {
-            settle(
-                &recording,
-                &self.record,
-                StateChange::to(CommandState::Failed).with_error(error.to_string()),
-            )
-            .await;
+            let state = match error.kind() {
+                ErrorKind::Cancelled => CommandState::Cancelled,
+                _ => CommandState::Failed,
+            };
+            settle(&recording, &self.record, StateChange::to(state).with_error(error.to_string())).await;
         }
     }
 }
@@ -96,9 +80,11 @@ pub(crate) async fn spawn(
     spec: CommandSpec,
     recording: Recording,
 ) -> Result<RunningCommand> {
-    check(&spec)?;
+    spec.check()?;
     let target = recording.target.clone().unwrap_or_else(Target::local);
-    let record = Arc::new(CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned)));
+    let record = CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned))
+        .with_request(recording.request);
+    let record = Arc::new(record);
     // From here on a dropped future settles the record; the store takes changes in order, so after the insert.
     let mut unstarted = Unstarted { record, recording: Some(recording.clone()) };
     let record = Arc::clone(&unstarted.record);
@@ -143,7 +129,7 @@ pub(crate) async fn adopt(
 }
 
 /// Puts a running process under supervision.
-fn supervise(
+pub(super) fn supervise(
     mut raw: RawProcess,
     spec: CommandSpec,
     record: Arc<CommandRecord>,
@@ -153,10 +139,13 @@ fn supervise(
     let (id, from) = (record.id, record.output_end);
     let journal = Journal::resumed(id, spec.replay_bytes, spec.overflow, recording.store.clone(), from);
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
+    // One that is taken up again is lost no more from the moment it is listed.
+    let running = record.apply(&StateChange::to(CommandState::Running)).ok().map(Arc::new);
+    let shown = running.filter(|_| record.state == CommandState::Lost).unwrap_or_else(|| Arc::clone(&record));
     let shared = Arc::new(Shared {
         id,
         journal,
-        record: Mutex::new(record),
+        record: Mutex::new(shown),
         requests,
         end: watch::channel(None).0,
         exit: watch::channel(None).0,
@@ -181,6 +170,9 @@ fn supervise(
         drain_at: None,
         output_done: false,
         keeping: None,
+        ahead: None,
+        gap_to: None,
+        before: record,
         log_failed: false,
         settling: false,
         last_call: None,
@@ -211,6 +203,12 @@ struct Actor {
     output_done: bool,
     /// A chunk on its way to the durable log; readers see it once it is there.
     keeping: Option<(OutputChunk, BoxFuture<'static, Result<()>>)>,
+    /// What was read while the log was busy with the chunk before; only ever there beside `keeping`.
+    ahead: Option<(Channel, Bytes)>,
+    /// Where the output goes on after what is on its way to the log; only ever there beside `keeping`.
+    gap_to: Option<Offset>,
+    /// The record before the process ran.
+    before: Arc<CommandRecord>,
     log_failed: bool,
     /// Nobody may hold the end back any more: the command is being ended, or its output is safe in the log.
     settling: bool,
@@ -292,11 +290,13 @@ impl Actor {
                 () = async { if let Some(s) = &mut started { s.await } }, if started.is_some() => started = None,
                 kept = async { match &mut self.keeping { Some((_, k)) => k.await, None => Ok(()) } },
                     if self.keeping.is_some() => self.on_kept(kept),
-                chunk = self.raw.output.next(), if !self.output_done && space && self.keeping.is_none() => match chunk {
+                chunk = self.raw.output.next(), if space && self.may_read() => match chunk {
+                    Some(Ok(output)) if self.keeping.is_some() => self.ahead = Some(output),
                     Some(Ok((channel, data))) => self.on_output(channel, data),
                     Some(Err(e)) if e.kind() == ErrorKind::DataLoss && skipped(&e).is_some() => {
                         tracing::warn!(command = %self.shared.id, error = %e, "output has a gap");
-                        self.shared.journal.skip(skipped(&e).unwrap_or_default());
+                        self.gap_to = skipped(&e);
+                        self.skip_gap();
                     }
                     Some(Err(e)) => {
                         tracing::warn!(command = %self.shared.id, error = %e, "output cannot be read any more");
@@ -341,7 +341,7 @@ impl Actor {
     /// Tells the world that the process runs; the store is told while the process is already at work.
     fn started(&self) -> impl Future<Output = ()> + Send + 'static {
         let change = StateChange::to(CommandState::Running);
-        let before = Arc::clone(&self.shared.record.lock());
+        let before = Arc::clone(&self.before);
         let next = before.apply(&change).map_or_else(|_| Arc::clone(&before), Arc::new);
         *self.shared.record.lock() = Arc::clone(&next);
         let recording = self.recording.clone();
@@ -361,7 +361,28 @@ impl Actor {
         }
     }
 
-    fn on_output(&mut self, channel: crate::Channel, data: bytes::Bytes) {
+    /// One chunk may be read while the log takes the one before, if the window has room for both.
+    fn may_read(&self) -> bool {
+        let room = |pending: &OutputChunk| {
+            self.settling || self.shared.journal.has_space_after(pending.data.len() as u64)
+        };
+        !self.output_done
+            && self.ahead.is_none()
+            && self.gap_to.is_none()
+            && self.last_call.is_none()
+            && self.keeping.as_ref().is_none_or(|(pending, _)| room(pending))
+    }
+
+    /// Skips a gap once everything before it is with the readers.
+    fn skip_gap(&mut self) {
+        if self.keeping.is_none()
+            && let Some(to) = self.gap_to.take()
+        {
+            self.shared.journal.skip(to);
+        }
+    }
+
+    fn on_output(&mut self, channel: Channel, data: Bytes) {
         let chunk = self.shared.journal.stamp(channel, data);
         let Some(store) = self.recording.store.clone() else {
             self.shared.journal.push(chunk);
@@ -385,6 +406,10 @@ impl Actor {
         if let Some((chunk, _)) = self.keeping.take() {
             self.shared.journal.push(chunk);
         }
+        if let Some((channel, data)) = self.ahead.take() {
+            self.on_output(channel, data);
+        }
+        self.skip_gap();
     }
 
     /// A log that cannot be written (a full disk) does not stop the command; later readers will see a gap.
