@@ -100,6 +100,9 @@ pub(crate) enum Verb {
     /// Manage users of a server
     #[command(subcommand)]
     User(User),
+    /// Stand where another system's program stood, with its own flags and environment
+    #[command(arg_required_else_help = true)]
+    Compat(Compat),
     /// Check what is installed and say what is missing
     Doctor,
     /// Print a completion script
@@ -164,6 +167,26 @@ pub(crate) struct Serve {
     /// Keep at most this many bytes of output in all [default: 20 GiB]
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_total_log_bytes: Option<u64>,
+    /// Also listen at ADDR as the program NAME of another system, e.g. batwa-server=127.0.0.1:8000; its settings come
+    /// from the environment, see `fleetcore compat NAME --help`; repeatable
+    #[arg(long, value_name = "NAME=ADDR", value_parser = parse::pair)]
+    pub(crate) compat: Vec<(String, String)>,
+}
+
+/// `fleetcore compat NAME [ARGS]` takes everything after NAME as the original did; NAME --help tells what. A link to this
+/// program under NAME does the same. Names: batwa-server, batwa-agent.
+#[derive(Args, Debug)]
+pub(crate) struct Compat {
+    /// NAME [ARGS]
+    #[command(subcommand)]
+    pub(crate) call: CompatCall,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CompatCall {
+    /// The program to stand in for, and its arguments
+    #[command(external_subcommand)]
+    Program(Vec<String>),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
