@@ -5,7 +5,7 @@ ARGS ?=
 WEB := fleetcore-http/web
 VENV ?= .venv
 
-.PHONY: help run web test test-rust test-web test-python test-api lint doc bench behavior stress openapi
+.PHONY: help run web test test-rust test-web test-python test-api lint doc bench behavior stress deny features fuzz openapi
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,23 @@ behavior: ## The behaviour suite over one backend: make behavior BACKEND=local
 
 stress: ## The behaviour suite N times: make stress N=20
 	for i in $$(seq 1 $(or $(N),20)); do $(CARGO) test --locked -q -p fleetcore --test behavior || exit 1; done
+
+deny: ## Licences, sources and bans of all dependencies, known vulnerabilities (needs cargo-deny)
+	$(CARGO) deny --all-features check --hide-inclusion-graph $(ARGS)
+
+# Each feature on its own, none and all; the lints say what is unused in one combination only.
+CHECK = $(CARGO) clippy --locked --quiet
+features: ## Every feature alone, none, and all, without a warning
+	@set -e; for f in "" local sqlite metrics local,sqlite local,sqlite,metrics; do \
+	    echo "fleetcore [$$f]"; $(CHECK) -p fleetcore --no-default-features --features "$$f" -- -D warnings; done
+	@set -e; for f in "" client otel client,otel; do \
+	    echo "fleetcore-http [$$f]"; $(CHECK) -p fleetcore-http --no-default-features --features "$$f" -- -D warnings; done
+	@set -e; for p in fleetcore fleetcore-http fleetcore-cli; do \
+	    echo "$$p [all]"; $(CHECK) -p $$p --all-features --all-targets -- -D warnings; done
+
+fuzz: ## Every fuzz target for S seconds: make fuzz S=60 (needs cargo-fuzz and the nightly toolchain)
+	@set -e; for d in fleetcore fleetcore-http; do for t in $$(cd $$d && $(CARGO) +nightly fuzz list); do \
+	    echo "$$d $$t"; (cd $$d && $(CARGO) +nightly fuzz run $$t -- -max_total_time=$(or $(S),10) -rss_limit_mb=4096); done; done
 
 openapi: ## Write fleetcore-http/openapi.json anew and the front end's types from it
 	FLEETCORE_UPDATE_OPENAPI=1 $(CARGO) test --locked -p fleetcore-http --test api document

@@ -120,12 +120,13 @@ pub(crate) enum Verb {
 
 /// The first line on stdout is the address. At the first start the next line is the password of `admin`, unless
 /// FLEETCORE_ADMIN_PASSWORD or --admin-password-file gives one. SIGTERM or Ctrl-C stop it gracefully, a second one
-/// at once. While it runs, commands of the same user on this host find and use it.
+/// at once. While it runs, commands of the same user on this host find and use it. Flags win over the tables [serve],
+/// [serve.limits] and [store] of the configuration file.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
-    /// Address to listen on; port 0 picks a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
-    pub(crate) listen: SocketAddr,
+    /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:7070]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Certificate chain (PEM): speak HTTPS
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
@@ -171,6 +172,12 @@ pub(crate) struct Serve {
     /// from the environment, see `fleetcore compat NAME --help`; repeatable
     #[arg(long, value_name = "NAME=ADDR", value_parser = parse::pair)]
     pub(crate) compat: Vec<(String, String)>,
+    /// Forget entries of the audit log after this long, e.g. 365d [default: never]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    pub(crate) audit_retention: Option<Duration>,
+    /// Keep at most this many entries of the audit log [default: 1000000]
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) max_audit_entries: Option<u64>,
 }
 
 /// `fleetcore compat NAME [ARGS]` takes everything after NAME as the original did; NAME --help tells what. A link to this

@@ -5,17 +5,21 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use etcetera::BaseStrategy as _;
 use fleetcore::{Error, ErrorKind, Result};
-use fleetcore_http::client::{Client, Credentials};
+use fleetcore_http::{
+    ServerConfig,
+    client::{Client, Credentials},
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     cli::{Global, Output},
-    local_server,
+    local_server, parse,
 };
 
 /// The configuration file. Nothing in it is secret: tokens are in `credentials.toml` beside it.
@@ -26,6 +30,31 @@ struct File {
     output: Option<Output>,
     cacert: Option<PathBuf>,
     data_dir: Option<PathBuf>,
+    /// Of `fleetcore serve`.
+    serve: ServerConfig,
+    /// Of `fleetcore serve`.
+    store: Keep,
+}
+
+/// How much `fleetcore serve` keeps, and for how long.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Keep {
+    #[serde(deserialize_with = "duration")]
+    pub(crate) retention: Option<Duration>,
+    pub(crate) max_log_bytes: Option<u64>,
+    pub(crate) max_total_log_bytes: Option<u64>,
+    #[serde(deserialize_with = "duration")]
+    pub(crate) audit_retention: Option<Duration>,
+    pub(crate) max_audit_entries: Option<u64>,
+}
+
+/// As flags have it: `30d`.
+fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    parse::duration(&text).map(Some).map_err(|e| {
+        serde::de::Error::custom(e.context_value("rule").map_or_else(|| e.to_string(), str::to_owned))
+    })
 }
 
 /// Tokens by server, and the server of the last login. Mode 0600.
@@ -68,6 +97,8 @@ pub(crate) struct Settings {
     pub(crate) quiet: bool,
     pub(crate) verbose: u8,
     pub(crate) data_dir: PathBuf,
+    pub(crate) serve: ServerConfig,
+    pub(crate) keep: Keep,
     config_dir: PathBuf,
     server: Option<String>,
     local: bool,
@@ -120,6 +151,8 @@ impl Settings {
             quiet: global.quiet,
             verbose: global.verbose,
             data_dir,
+            serve: file.serve,
+            keep: file.store,
             config_dir,
             server: global.server.clone().or_else(|| env("FLEETCORE_SERVER")).or(file.server),
             local: global.local,
@@ -292,6 +325,38 @@ mod tests {
             read_toml::<File>(&dir.path().join("none"), true).unwrap_err().kind(),
             ErrorKind::NotFound
         );
+    }
+
+    #[test]
+    fn the_file_can_set_everything_of_the_server() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            read_toml::<File>(&path, true)
+        };
+        let file = read(
+            "server = \"http://other:7070\"\n\
+             [serve]\nlisten = \"127.0.0.1:7171\"\nlogin_ttl_s = 60\n\
+             [serve.limits]\ncommands_per_actor = 3\n\
+             [store]\nretention = \"30d\"\nmax_audit_entries = 10\n",
+        )
+        .unwrap();
+        assert_eq!(file.serve.listen.port(), 7171);
+        assert_eq!(file.serve.limits.commands_per_actor, 3);
+        assert_eq!(file.serve.limits.connections, ServerConfig::default().limits.connections);
+        assert_eq!(file.store.retention, Some(Duration::from_secs(30 * 24 * 3600)));
+        assert_eq!(file.store.max_audit_entries, Some(10));
+        for (text, word) in [
+            ("[serve]\nlimit = 1\n", "limit"),
+            ("[serve.limits]\ncommands = 1\n", "commands"),
+            ("[store]\nretention = \"soon\"\n", "duration"),
+            ("[store]\nmax_logs = 1\n", "max_logs"),
+        ] {
+            let err = read(text).unwrap_err();
+            assert_eq!(err.kind(), ErrorKind::InvalidInput);
+            assert!(err.context_value("rule").unwrap().contains(word), "{text}: {err}");
+        }
     }
 
     #[test]

@@ -29,6 +29,8 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    // Before there are threads, each of which would bring an arena.
+    fleetcore::give_memory_back();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {

@@ -143,6 +143,37 @@ pub struct Limits {
     pub request_read: Duration,
 }
 
+impl Limits {
+    /// Refuses bounds that nothing could live within, or that are none.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names the field and the rule.
+    pub fn check(&self) -> Result<()> {
+        let counts = [
+            ("limits.json_bytes", self.json_bytes),
+            ("limits.message_bytes", self.message_bytes),
+            ("limits.input_queue_bytes", self.input_queue_bytes),
+            ("limits.commands_per_actor", self.commands_per_actor),
+            ("limits.sessions_per_actor", self.sessions_per_actor),
+            ("limits.streams_per_actor", self.streams_per_actor),
+            ("limits.connections", self.connections),
+            ("limits.password_checks", self.password_checks),
+        ];
+        for (field, count) in counts {
+            if count == 0 || u32::try_from(count).is_err() {
+                return Err(Error::invalid(field, "1 to 4294967295"));
+            }
+        }
+        if self.logins_per_minute == 0 {
+            return Err(Error::invalid("limits.logins_per_minute", "at least 1"));
+        }
+        if self.request_read.is_zero() {
+            return Err(Error::invalid("limits.request_read_s", "longer than zero"));
+        }
+        Ok(())
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

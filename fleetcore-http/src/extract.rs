@@ -170,20 +170,26 @@ impl ClientIp {
         if !app.config().trusts(peer) {
             return Self(peer);
         }
-        // The last entry was added by our proxy, the one before by its client, and so on: believe them from the
-        // right for as long as they were written by somebody trusted.
-        let mut client = peer;
-        let hops = parts.headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
-        let hops: Vec<&str> = hops.flat_map(|v| v.split(',')).map(str::trim).collect();
-        for hop in hops.iter().rev() {
-            let Ok(ip) = hop.parse::<IpAddr>() else { break };
-            client = ip.to_canonical();
-            if !app.config().trusts(client) {
-                break;
-            }
-        }
-        Self(client)
+        Self(behind_proxies(peer, &parts.headers, |ip| app.config().trusts(ip)))
     }
+}
+
+/// Who speaks through the proxy `peer`, which is trusted.
+///
+/// The last entry was added by our proxy, the one before by its client, and so on: believe them from the right for as
+/// long as they were written by somebody trusted.
+pub(crate) fn behind_proxies(peer: IpAddr, headers: &HeaderMap, trusts: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let mut client = peer;
+    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|v| v.to_str().ok());
+    let hops: Vec<&str> = hops.flat_map(|v| v.split(',')).map(str::trim).collect();
+    for hop in hops.iter().rev() {
+        let Ok(ip) = hop.parse::<IpAddr>() else { break };
+        client = ip.to_canonical();
+        if !trusts(client) {
+            break;
+        }
+    }
+    client
 }
 
 /// Address of the other end of the connection; unspecified when the embedder did not tell.

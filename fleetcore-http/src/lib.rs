@@ -26,6 +26,9 @@ pub mod compat;
 mod config;
 mod error;
 mod extract;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod native;
 mod server;
 pub mod telemetry;

@@ -56,7 +56,8 @@ mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use fleet::{
-    Commands, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, Machine, Sessions, TargetInfo, ViewerGuard,
+    Commands, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, Machine, ProviderHandle, Sessions,
+    TargetInfo, ViewerGuard,
 };
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use journal::JournalStream;
@@ -65,4 +66,6 @@ pub use raw::{
     Layer, OpContext, Provider, Session,
 };
 pub use supervisor::{CommandHandle, Output, RunningCommand};
+#[cfg(feature = "local")]
+pub use sys::give_memory_back;
 pub use types::*;

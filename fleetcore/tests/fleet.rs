@@ -4,12 +4,18 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
-    CommandEvent, CommandFilter, CommandId, CommandSpec, CommandState, CommandStream, EndReason, ErrorKind,
-    ExitStatus, Fleet, FleetEvent, FleetLimits, Offset, OpContext, Overflow, PtySize, SessionSpec,
+    CommandEvent, CommandFilter, CommandId, CommandSpec, CommandState, CommandStore, CommandStream,
+    EndReason, ErrorKind, ExecCapabilities, Executor, ExitKind, ExitStatus, FileSystem, Fleet, FleetEvent,
+    FleetLimits, Offset, OnDrop, OpContext, Overflow, PtySize, Result, Session, SessionSpec, Signal,
     backends::local::{Local, LocalConfig},
-    store::sqlite::{SqliteConfig, SqliteStore},
+    raw::RawProcess,
+    store::{
+        memory::MemoryStore,
+        sqlite::{SqliteConfig, SqliteStore},
+    },
 };
 use futures::StreamExt;
+use tokio::sync::{Semaphore, watch};
 
 fn fleet_in(dir: &Path) -> Fleet {
     let store = SqliteStore::open(SqliteConfig::new(dir)).unwrap();
@@ -218,4 +224,127 @@ async fn a_command_that_is_starting_is_neither_missing_nor_lost() {
         assert_eq!((&bytes[..], gaps, exit.unwrap().success()), (&b"here\n"[..], 0, true));
         drop(command);
     }
+}
+
+/// This host, where every start waits until the gate is opened.
+#[derive(Debug)]
+struct Gated {
+    host: Local,
+    gate: Semaphore,
+    /// One more each time a start has come to the gate.
+    waiting: watch::Sender<usize>,
+}
+
+impl Gated {
+    fn new() -> Arc<Self> {
+        let host = Local::new(LocalConfig::default());
+        Arc::new(Self { host, gate: Semaphore::new(0), waiting: watch::channel(0).0 })
+    }
+}
+
+#[async_trait::async_trait]
+impl Executor for Gated {
+    fn capabilities(&self) -> ExecCapabilities {
+        self.host.capabilities()
+    }
+    async fn ping(&self, cx: &OpContext) -> Result<()> {
+        self.host.ping(cx).await
+    }
+    async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        self.waiting.send_modify(|n| *n += 1);
+        self.gate.acquire().await.unwrap().forget();
+        self.host.spawn(cx, id, spec).await
+    }
+    async fn reattach(&self, cx: &OpContext, id: CommandId, from: Offset) -> Result<RawProcess> {
+        self.host.reattach(cx, id, from).await
+    }
+    async fn open_session(&self, cx: &OpContext, spec: SessionSpec) -> Result<Arc<dyn Session>> {
+        self.host.open_session(cx, spec).await
+    }
+    fn files(&self) -> Result<Arc<dyn FileSystem>> {
+        self.host.files()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_starting_can_be_cancelled_and_steered() {
+    let gated = Gated::new();
+    let fleet = Fleet::builder().with_host(gated.clone()).with_store(Arc::new(MemoryStore::new())).build();
+    let machine = fleet.machine("local").unwrap();
+    let start = |id| {
+        let machine = machine.clone();
+        let spec = CommandSpec::argv(["sleep", "1000"]).with_on_drop(OnDrop::Detach);
+        tokio::spawn(async move { machine.spawn_with(&OpContext::default(), id, spec).await })
+    };
+    let commands = fleet.commands();
+
+    // The gate stays shut: the start itself is given up.
+    let id = CommandId::generate();
+    let starting = start(id);
+    gated.waiting.subscribe().wait_for(|n| *n == 1).await.unwrap();
+    let record = commands.cancel(id).await.unwrap();
+    assert_eq!(record.state, CommandState::Cancelled, "{record:?}");
+    assert_eq!(starting.await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(commands.running(), 0);
+    assert_eq!(commands.cancel(id).await.unwrap().state, CommandState::Cancelled, "twice is fine");
+
+    // Whoever wants to signal it waits for the gate.
+    let id = CommandId::generate();
+    let starting = start(id);
+    gated.waiting.subscribe().wait_for(|n| *n == 2).await.unwrap();
+    let steering = {
+        let commands = commands.clone();
+        tokio::spawn(async move { commands.steer(id).await?.signal(Signal::Kill).await })
+    };
+    gated.gate.add_permits(1);
+    steering.await.unwrap().unwrap();
+    starting.await.unwrap().unwrap();
+    let record = commands.wait(id).await.unwrap();
+    assert_eq!(record.exit.unwrap().kind, ExitKind::Signal(9));
+    assert_eq!(commands.steer(id).await.unwrap_err().kind(), ErrorKind::InvalidState);
+    let nobody = CommandId::generate();
+    assert_eq!(commands.steer(nobody).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(commands.cancel(nobody).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_recognised_by_all_of_the_request_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fleet_in(dir.path());
+    let id = CommandId::generate();
+    let spec = |value: &str| CommandSpec::argv(["true"]).with_env("PASSWORD", value);
+    let machine = fleet.machine("local").unwrap();
+    machine.spawn_with(&OpContext::default(), id, spec("hunter2")).await.unwrap().output().await.unwrap();
+    fleet.shutdown().await;
+    drop((machine, fleet));
+
+    let fleet = fleet_in(dir.path());
+    let record = fleet.commands().get(id).await.unwrap();
+    let is_repeat = |value| fleet.commands().is_repeat(&record, &record.target, &spec(value));
+    assert!(is_repeat("hunter2") && !is_repeat("hunter3"));
+    let elsewhere = "multipass/dev1".parse().unwrap();
+    assert!(!fleet.commands().is_repeat(&record, &elsewhere, &spec("hunter2")));
+    // Records of before there were digests: what they show has to do.
+    let mut old = record.clone();
+    old.request = None;
+    assert!(fleet.commands().is_repeat(&old, &old.target, &spec("hunter3")));
+    assert!(!fleet.commands().is_repeat(&old, &old.target, &spec("hunter2").with_cwd("/")));
+    // Another store has another key: nobody can compare digests across stores, or try values on one.
+    let other = MemoryStore::new().request_key().unwrap().digest(&record.target, &spec("hunter2"));
+    assert_ne!(record.request, Some(other));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_waits_for_its_readers_does_not_wait_for_those_who_only_watch() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = fleet_in(dir.path());
+    let spec = CommandSpec::argv(["seq", "1", "400000"]).with_replay(64 * 1024, Overflow::Block);
+    let command = fleet.machine("local").unwrap().spawn(spec).await.unwrap();
+    let expected: Vec<u8> = (1..=400_000).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let idle = fleet.commands().watch(command.id(), Offset(0)).await.unwrap();
+    let (bytes, gaps, exit) = bytes_of(command.handle().stream(Offset(0))).await;
+    assert!(bytes == expected && gaps == 0 && exit.unwrap().success());
+    // It has missed nothing: the rest comes from the log.
+    let (bytes, gaps, exit) = bytes_of(idle).await;
+    assert!(bytes == expected && gaps == 0 && exit.unwrap().success());
 }

@@ -67,7 +67,9 @@ impl Row for Command {
         let running = self.started_at.filter(|_| !self.state.is_settled());
         let took = match (self.duration_ms, running) {
             (Some(ms), _) => render::span(ms),
-            (None, Some(since)) => render::span(Timestamp::now().duration_since(since).as_secs_f64() * 1e3),
+            (None, Some(since)) => {
+                render::span((Timestamp::now().duration_since(since).as_secs_f64() * 1e3).max(0.0))
+            }
             (None, None) => "-".to_owned(),
         };
         vec![

@@ -3,20 +3,20 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
-    CommandStore, Error, Fleet, IdentityStore, Result,
+    AuditStore, CommandStore, Error, Fleet, IdentityStore, Result,
     backends::local::{CgroupMode, Local, LocalConfig},
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
 use fleetcore_http::{Server, ServerConfig, Stores, TlsConfig, ensure_admin, telemetry};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::compat;
 use crate::{
     cli::{LogFormat, Serve},
-    config::Settings,
+    config::{Keep, Settings},
     error::{Outcome, note},
     exit, local_server, parse, render,
     signals::StopSignals,
@@ -24,6 +24,8 @@ use crate::{
 
 /// How often what is too old is removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// Entries of the audit log that are kept when nobody says otherwise: some 200 MB.
+const AUDIT_ENTRIES: u64 = 1_000_000;
 /// What waiters of commands that did not survive are told.
 const LOST: &str = "the server ended before the command did";
 
@@ -43,10 +45,12 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let _telemetry = telemetry::init(format, Some(filter))?;
 
     allow_many_files();
-    let store = Arc::new(open_store(&args, settings).await?);
+    let config = config(&args, settings.serve.clone())?;
+    let keep = keep(&args, &settings.keep);
+    let store = Arc::new(open_store(&keep, settings).await?);
+    let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let server =
-        Server::bind(config(&args)?, fleet(&args, store.clone())?, Stores::new(store.clone())).await?;
+    let server = Server::bind(config, fleet(&args, store.clone())?, Stores::new(store.clone())).await?;
     let (url, address) = (server.url(), server.local_addr());
     let further = compat::further(&args.compat, server.app(), &settings.data_dir).await?;
 
@@ -56,7 +60,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         render::print(&format!("admin password: {}\n", password.expose_secret()))?;
     }
     render::print(&further.lines())?;
-    let certificate = args.tls_cert.as_deref();
+    let certificate = certificate.as_deref();
     let announced =
         match local_server::announce(&settings.data_dir, &url, address, certificate, &*store).await {
             Ok(announced) => Some(announced),
@@ -69,7 +73,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
 
     let shutdown = CancellationToken::new();
     let mut dialects = further.run(&shutdown);
-    let pruning = tokio::spawn(prune(store.clone(), args.retention, shutdown.clone()));
+    let pruning = tokio::spawn(prune(store.clone(), keep, shutdown.clone()));
     let mut running = std::pin::pin!(server.run(shutdown.clone()));
     let stop = tokio::select! {
         ended = &mut running => return ended.map(|()| exit::OK).map_err(Into::into),
@@ -106,15 +110,15 @@ pub(crate) fn allow_many_files() {
 }
 
 /// Opens the data directory; commands of a server that was killed become `Lost`.
-async fn open_store(args: &Serve, settings: &Settings) -> Result<SqliteStore> {
+async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
     let mut config = SqliteConfig::new(&settings.data_dir);
-    if let Some(bytes) = args.max_log_bytes {
+    if let Some(bytes) = keep.max_log_bytes {
         config = config.with_max_log_bytes(bytes);
     }
-    if let Some(bytes) = args.max_total_log_bytes {
+    if let Some(bytes) = keep.max_total_log_bytes {
         config = config.with_max_total_log_bytes(bytes);
     }
-    let store = SqliteStore::open(config.with_max_log_age(args.retention)).map_err(|e| {
+    let store = SqliteStore::open(config.with_max_log_age(keep.retention)).map_err(|e| {
         e.with_context("hint", "another server may run on this directory; choose one with --data-dir")
     })?;
     let lost = store.mark_lost(LOST).await?;
@@ -143,23 +147,40 @@ fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
         .build())
 }
 
-fn config(args: &Serve) -> Result<ServerConfig> {
-    let mut config = ServerConfig::on(args.listen);
+/// The settings of the file, where no flag says otherwise.
+fn config(args: &Serve, mut config: ServerConfig) -> Result<ServerConfig> {
+    config.listen = args.listen.unwrap_or(config.listen);
     if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
         config.tls = Some(TlsConfig { cert: cert.clone(), key: key.clone() });
     }
-    config.behind_proxy = args.behind_proxy.is_some();
-    config.trusted_proxies = args.behind_proxy.iter().flatten().map(|n| n.parse()).collect::<Result<_>>()?;
-    config.allowed_hosts = args.allow_host.clone();
-    config.ui_dir = args.ui_dir.clone();
-    config.metrics_public = args.metrics_public;
-    config.session_idle = args.session_idle;
-    if let Some(dir) = &args.ui_dir
+    if let Some(networks) = &args.behind_proxy {
+        config.behind_proxy = true;
+        config.trusted_proxies = networks.iter().map(|n| n.parse()).collect::<Result<_>>()?;
+    }
+    if !args.allow_host.is_empty() {
+        config.allowed_hosts.clone_from(&args.allow_host);
+    }
+    config.ui_dir = args.ui_dir.clone().or(config.ui_dir);
+    config.metrics_public |= args.metrics_public;
+    config.session_idle = args.session_idle.or(config.session_idle);
+    if let Some(dir) = &config.ui_dir
         && !dir.is_dir()
     {
         return Err(Error::invalid("ui_dir", "a directory").with_context("path", dir.display()));
     }
+    config.limits.check()?;
     Ok(config)
+}
+
+/// What the file says is kept, where no flag says otherwise.
+fn keep(args: &Serve, file: &Keep) -> Keep {
+    Keep {
+        retention: args.retention.or(file.retention),
+        max_log_bytes: args.max_log_bytes.or(file.max_log_bytes),
+        max_total_log_bytes: args.max_total_log_bytes.or(file.max_total_log_bytes),
+        audit_retention: args.audit_retention.or(file.audit_retention),
+        max_audit_entries: args.max_audit_entries.or(file.max_audit_entries).or(Some(AUDIT_ENTRIES)),
+    }
 }
 
 /// The password for the first admin, if somebody chose one.
@@ -172,20 +193,68 @@ fn first_password(file: Option<&Path>) -> Result<Option<SecretString>> {
     Ok(std::env::var("FLEETCORE_ADMIN_PASSWORD").ok().filter(|p| !p.is_empty()).map(SecretString::from))
 }
 
-/// Removes what is too old, now and then.
-async fn prune(store: Arc<SqliteStore>, retention: Option<Duration>, stop: CancellationToken) {
+/// Removes what is too old or too much, now and then.
+async fn prune(store: Arc<SqliteStore>, keep: Keep, stop: CancellationToken) {
     let mut every = tokio::time::interval(PRUNE_EVERY);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
-        let now = Timestamp::now();
+        let now = store.age_now();
+        let before = |age: Option<Duration>| {
+            age.and_then(|age| SignedDuration::try_from(age).ok()).and_then(|age| now.checked_sub(age).ok())
+        };
         if let Err(error) = store.prune_tokens(now).await {
             tracing::warn!(%error, "expired tokens cannot be removed");
         }
-        let Some(age) = retention.and_then(|r| SignedDuration::try_from(r).ok()) else { continue };
-        let Ok(before) = now.checked_sub(age) else { continue };
+        match store.prune_audit(before(keep.audit_retention), keep.max_audit_entries).await {
+            Ok(0) => {}
+            Ok(entries) => tracing::info!(entries, "old entries of the audit log are forgotten"),
+            Err(error) => tracing::warn!(%error, "old entries of the audit log cannot be removed"),
+        }
+        let Some(before) = before(keep.retention) else { continue };
         match store.prune(before).await {
             Ok(0) => {}
             Ok(commands) => tracing::info!(commands, "old commands are forgotten"),
             Err(error) => tracing::warn!(%error, "old commands cannot be removed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    fn args(flags: &[&str]) -> Serve {
+        let line = ["fleetcore", "serve"].iter().chain(flags);
+        match Cli::try_parse_from(line).unwrap().command {
+            Verb::Serve(args) => *args,
+            other => unreachable!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let mut file = ServerConfig::on("127.0.0.1:1".parse().unwrap());
+        file.limits.connections = 7;
+        file.metrics_public = true;
+        let config = |flags: &[&str]| config(&args(flags), file.clone());
+        let kept = config(&[]).unwrap();
+        assert_eq!((kept.listen.port(), kept.limits.connections, kept.metrics_public), (1, 7, true));
+        assert_eq!(config(&["--listen", "127.0.0.1:2"]).unwrap().listen.port(), 2);
+
+        let file = Keep { max_log_bytes: Some(5), ..Keep::default() };
+        let kept = keep(&args(&["--audit-retention", "1d"]), &file);
+        assert_eq!((kept.max_log_bytes, kept.max_audit_entries), (Some(5), Some(AUDIT_ENTRIES)));
+        assert_eq!(kept.audit_retention, Some(Duration::from_secs(86_400)));
+        assert_eq!(keep(&args(&["--max-log-bytes", "9"]), &file).max_log_bytes, Some(9));
+    }
+
+    #[test]
+    fn limits_that_would_lock_everybody_out_are_refused() {
+        let mut file = ServerConfig::default();
+        file.limits.connections = 0;
+        let error = config(&args(&[]), file).unwrap_err();
+        assert_eq!(error.context_value("field"), Some("limits.connections"));
     }
 }

@@ -20,18 +20,14 @@ pub(crate) fn check_origin(
     match headers.get(header::ORIGIN) {
         Some(origin) => {
             let origin = origin.to_str().map_err(|_| refused("the origin cannot be read"))?;
-            let (scheme, authority) =
-                origin.split_once("://").ok_or_else(|| refused("the request comes from nowhere"))?;
-            let default_port = if scheme == "https" { ":443" } else { ":80" };
             let proxied = app.config().trusts(peer_ip(extensions));
             let forwarded = headers.get("x-forwarded-host").filter(|_| proxied).and_then(|v| v.to_str().ok());
             let host =
                 forwarded.or_else(|| host(headers, uri)).ok_or_else(|| refused("the request has no host"))?;
-            let strip = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
-            if strip(authority) == strip(host) {
-                Ok(())
-            } else {
-                Err(refused("the request comes from another site"))
+            match same_site(origin, host) {
+                Some(true) => Ok(()),
+                Some(false) => Err(refused("the request comes from another site")),
+                None => Err(refused("the request comes from nowhere")),
             }
         }
         // Browsers that send no Origin send this; no script can set it.
@@ -40,6 +36,14 @@ pub(crate) fn check_origin(
             _ => Err(refused("a request with a login cookie needs an Origin header")),
         },
     }
+}
+
+/// Whether a page of this origin is one of the host; `None` for an origin that is none, such as `null`.
+pub(super) fn same_site(origin: &str, host: &str) -> Option<bool> {
+    let (scheme, authority) = origin.split_once("://")?;
+    let default_port = if scheme == "https" { ":443" } else { ":80" };
+    let strip = |text: &str| text.strip_suffix(default_port).unwrap_or(text).to_ascii_lowercase();
+    Some(strip(authority) == strip(host))
 }
 
 /// The name the client called the server by.
@@ -69,7 +73,7 @@ pub(crate) fn host_allowed(headers: &HeaderMap, uri: &Uri, app: &App) -> bool {
     name == "localhost" || name.ends_with(".localhost") || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-fn without_port(host: &str) -> &str {
+pub(super) fn without_port(host: &str) -> &str {
     match host.rfind(':') {
         Some(at) if !host.ends_with(']') && !host.get(at..).unwrap_or_default().contains(']') => {
             host.get(..at).unwrap_or(host)

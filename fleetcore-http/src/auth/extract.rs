@@ -7,7 +7,7 @@ use std::{
 
 use axum::{
     extract::FromRequestParts,
-    http::{Method, header, request::Parts},
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
 };
 use fleetcore::{OpContext, Role, Scope};
 use futures::future::BoxFuture;
@@ -107,14 +107,10 @@ impl AuditSlot {
 
 async fn authenticate(parts: &Parts, app: &App) -> Result<Option<Actor>, Problem> {
     let identity = if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
-        let token = value.to_str().ok().and_then(|v| {
-            let (scheme, token) = v.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
-        });
-        let token = token
+        let token = bearer(value)
             .ok_or_else(|| Problem::unauthenticated("the Authorization header must be a bearer token"))?;
         app.tokens().identify(token, Via::Token).await?
-    } else if let Some(secret) = cookie(parts) {
+    } else if let Some(secret) = cookie(&parts.headers) {
         let identity = app.tokens().identify(secret, Via::Login).await?;
         let upgrade = parts.headers.contains_key(header::UPGRADE);
         if upgrade || !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) {
@@ -130,8 +126,15 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Option<Actor>, Problem
     Ok(Some(Actor(identity)))
 }
 
-fn cookie(parts: &Parts) -> Option<&str> {
-    let headers = parts.headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
+/// The token of an `Authorization` header.
+pub(super) fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+/// The secret of a login, in any of the `Cookie` headers.
+pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let headers = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
     headers.flat_map(|v| v.split(';')).find_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
         (name == COOKIE && !value.is_empty()).then_some(value)

@@ -2,6 +2,8 @@
 
 mod csrf;
 mod extract;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod limits;
 mod login;
 mod password;

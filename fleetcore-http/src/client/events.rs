@@ -56,7 +56,7 @@ struct LaggedEvent {
     missed: u64,
 }
 
-fn parse(event: &SseEvent) -> Result<Option<Event>> {
+pub(super) fn parse(event: &SseEvent) -> Result<Option<Event>> {
     const OP: &str = "client.events";
     let data = event.data.as_bytes();
     Ok(match event.event.as_str() {

@@ -11,6 +11,8 @@ mod events;
 mod executor;
 mod files;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod identity;
 mod output;
 mod problem;

@@ -252,7 +252,7 @@ async fn read_body(
     }
 }
 
-fn parse(event: &SseEvent) -> Result<Option<CommandEvent>> {
+pub(super) fn parse(event: &SseEvent) -> Result<Option<CommandEvent>> {
     const OP: &str = "client.events";
     let data = event.data.as_bytes();
     Ok(match event.event.as_str() {

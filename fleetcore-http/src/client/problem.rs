@@ -129,6 +129,13 @@ pub(super) fn transport(operation: &'static str, err: reqwest::Error) -> Error {
     let mut cause: &dyn std::error::Error = &err;
     while let Some(deeper) = cause.source() {
         cause = deeper;
+        // The data that was being sent failed: that is the caller's own error, not one of the connection.
+        if let Some(own) = cause.downcast_ref::<Error>() {
+            return Error::new(own.kind(), own.message().to_owned())
+                .with_operation(operation)
+                .with_retry(own.retry())
+                .with_source(err);
+        }
     }
     let cause = cause.to_string();
     let out =
@@ -145,6 +152,22 @@ pub(super) fn worth_reconnecting(err: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn data_that_fails_while_it_is_sent_fails_as_itself() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let lost = Error::new(ErrorKind::DataLoss, "the disk is gone");
+        let body = reqwest::Body::wrap_stream(futures::stream::iter([Err::<bytes::Bytes, _>(lost)]));
+        // Nobody answers; sending fails before.
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let failed = transport("test", client.put(url).body(body).send().await.unwrap_err());
+        assert_eq!(
+            (failed.kind(), failed.message()),
+            (ErrorKind::DataLoss, "the disk is gone"),
+            "{failed:?}"
+        );
+    }
 
     #[test]
     fn a_problem_document_becomes_the_same_error() {

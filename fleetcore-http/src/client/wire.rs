@@ -373,8 +373,10 @@ impl From<&CommandRecord> for Command {
             Program::Shell(script) => (None, Some(script.clone())),
             _ => (None, None),
         };
-        let duration_ms =
-            r.started_at.zip(r.ended_at).map(|(from, to)| to.duration_since(from).as_secs_f64() * 1e3);
+        let duration_ms = r
+            .started_at
+            .zip(r.ended_at)
+            .map(|(from, to)| (to.duration_since(from).as_secs_f64() * 1e3).max(0.0));
         Self {
             id: r.id.to_string(),
             target: r.target.to_string(),

@@ -10,8 +10,8 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fleetcore::{
-    Channel, CommandEvent, CommandFilter, CommandHandle, CommandId, CommandRecord, CommandSpec, CommandState,
-    Error, ErrorKind, Io, Labels, Machine, Offset, OpContext, Target,
+    Channel, CommandEvent, CommandFilter, CommandHandle, CommandId, CommandSpec, CommandState, Error,
+    ErrorKind, Machine, Offset, OpContext, Scope, Target,
 };
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -82,7 +82,7 @@ pub(super) async fn create_command(
     let spec = request.spec()?;
     let machine = app.fleet().target(&target)?;
     let permit = app.command_quota().take(actor.name())?;
-    let wanted = chosen.then(|| Content::of(&target, &spec));
+    let asked = chosen.then(|| spec.clone());
     let (answer, started) = oneshot::channel();
     // Its own task: a client that goes away now must neither leave a record of a command that never started, nor give
     // its permit back while the command runs.
@@ -96,7 +96,7 @@ pub(super) async fn create_command(
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let record = app.fleet().commands().get(id).await?;
-            if wanted.is_some_and(|w| !w.same_as(&record)) {
+            if asked.is_some_and(|spec| !app.fleet().commands().is_repeat(&record, &target, &spec)) {
                 return Err(error.into());
             }
             let command = match (app.fleet().commands().handle(id), wait) {
@@ -146,34 +146,6 @@ fn created(status: StatusCode, command: Command) -> Response {
         response.headers_mut().insert(header::LOCATION, location);
     }
     response
-}
-
-/// What makes two requests the same. Variables and limits are not recorded, so they do not count.
-struct Content {
-    target: Target,
-    program: fleetcore::Program,
-    cwd: Option<String>,
-    pty: Option<fleetcore::PtySize>,
-    labels: Labels,
-}
-
-impl Content {
-    fn of(target: &Target, spec: &CommandSpec) -> Self {
-        Self {
-            target: target.clone(),
-            program: spec.program.clone(),
-            cwd: spec.cwd.clone(),
-            pty: if let Io::Pty(size) = spec.io { Some(size) } else { None },
-            labels: spec.labels.clone(),
-        }
-    }
-    fn same_as(&self, r: &CommandRecord) -> bool {
-        self.target == r.target
-            && self.program == r.program
-            && self.cwd == r.cwd
-            && self.pty == r.pty
-            && self.labels == r.labels
-    }
 }
 
 fn check_wait(app: &App, wait: WaitFor) -> Result<(WaitFor, Duration), Problem> {
@@ -335,29 +307,14 @@ pub(super) async fn get_command(
     let id = id(&text)?;
     if let Some(ms) = query.wait_ms {
         let limit = millis("wait_ms", ms)?.min(app.config().limits.wait);
-        if let Some(handle) = app.fleet().commands().handle(id) {
-            tokio::select! {
-                // An error means that the supervisor is gone; the record says the rest.
-                _ = handle.wait() => {}
-                () = tokio::time::sleep(limit) => {}
-                () = app.stopping().cancelled() => {}
-            }
-            return Ok(Json(Command::from(&*handle.record())));
+        tokio::select! {
+            // An error means that the supervisor is gone or that there is no such command; the record says the rest.
+            _ = app.fleet().commands().wait(id) => {}
+            () = tokio::time::sleep(limit) => {}
+            () = app.stopping().cancelled() => {}
         }
     }
     Ok(Json(Command::from(&app.fleet().commands().get(id).await?)))
-}
-
-/// A command that runs here; `InvalidState` when it has ended.
-async fn running(app: &App, id: CommandId) -> Result<CommandHandle, Problem> {
-    if let Some(handle) = app.fleet().commands().handle(id) {
-        return Ok(handle);
-    }
-    let record = app.fleet().commands().get(id).await?;
-    Err(Error::new(ErrorKind::InvalidState, "the command has ended")
-        .with_context("command", id)
-        .with_context("state", record.state)
-        .into())
 }
 
 /// Signals the command and everything it started.
@@ -373,7 +330,7 @@ pub(super) async fn signal_command(
 ) -> Reply<StatusCode> {
     let id = id(&text)?;
     audit.about("command.signal", id);
-    running(&app, id).await?.signal(request.signal).await?;
+    app.fleet().commands().steer(id).await?.signal(request.signal).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -389,13 +346,7 @@ pub(super) async fn cancel_command(
 ) -> Reply<(StatusCode, Json<Command>)> {
     let id = id(&text)?;
     audit.about("command.cancel", id);
-    let record = match app.fleet().commands().handle(id) {
-        Some(handle) => {
-            handle.cancel();
-            CommandRecord::clone(&handle.record())
-        }
-        None => app.fleet().commands().get(id).await?,
-    };
+    let record = app.fleet().commands().cancel(id).await?;
     Ok((StatusCode::ACCEPTED, Json(Command::from(&record))))
 }
 
@@ -412,7 +363,7 @@ pub(super) async fn resize_command(
 ) -> Reply<StatusCode> {
     let id = id(&text)?;
     audit.about("command.resize", id);
-    running(&app, id).await?.resize(size.check()?).await?;
+    app.fleet().commands().steer(id).await?.resize(size.check()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -441,7 +392,7 @@ pub(super) async fn write_stdin(
 ) -> Reply<StatusCode> {
     let id = id(&text)?;
     audit.about("command.stdin", id);
-    let handle = running(&app, id).await?;
+    let handle = app.fleet().commands().steer(id).await?;
     let mut data = body.into_data_stream();
     let mut total = 0u64;
     let mut login_ended = actor.login_ended();
@@ -481,7 +432,7 @@ pub(super) async fn close_stdin(
 ) -> Reply<StatusCode> {
     let id = id(&text)?;
     audit.about("command.close_stdin", id);
-    running(&app, id).await?.close_stdin().await;
+    app.fleet().commands().steer(id).await?.close_stdin().await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -506,7 +457,8 @@ pub(super) async fn command_output(
     headers: HeaderMap,
 ) -> Reply<Response> {
     let pass = actor.stream(&app)?;
-    output::respond(&app, Source::Command(id(&text)?), query, &headers, pass).await
+    let source = Source::Command { id: id(&text)?, holds: actor.may(Scope::Run) };
+    output::respond(&app, source, query, &headers, pass).await
 }
 
 /// Output so far as an asciicast v2 recording.
@@ -536,10 +488,11 @@ pub(super) async fn attach_command(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Reply<Response> {
     let id = id(&text)?;
-    let handle = app.fleet().commands().handle(id);
-    let state = match &handle {
-        Some(handle) => handle.record().state,
-        None => app.fleet().commands().get(id).await?.state,
+    let (handle, state) = match app.fleet().commands().steer(id).await {
+        Ok(handle) => (Some(handle.clone()), handle.record().state),
+        // What it wrote can still be had.
+        Err(e) if e.kind() == ErrorKind::InvalidState => (None, app.fleet().commands().get(id).await?.state),
+        Err(e) => return Err(e.into()),
     };
     let pass = actor.stream(&app)?;
     attach::attach(&app, &actor, Party::Command { id, handle, state }, query, upgrade, pass).await

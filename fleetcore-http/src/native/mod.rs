@@ -5,6 +5,8 @@ mod cast;
 mod commands;
 mod events;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod identity;
 mod load;

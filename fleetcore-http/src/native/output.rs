@@ -4,6 +4,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
@@ -16,10 +17,10 @@ use fleetcore::{
     Channel, CommandEvent, CommandId, CommandRecord, CommandState, CommandStream, Error, ErrorKind, Offset,
     Result, Session,
 };
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 use hyper::body::{Frame, SizeHint};
 use serde::Deserialize;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::{
@@ -32,6 +33,8 @@ use crate::{app::App, auth::StreamPass, error::Problem};
 
 /// A body frame holds about this much when more is ready.
 const BATCH_BYTES: usize = 64 << 10;
+/// How long a stream may wait for the end of its command once the server stops: a part of the grace that all share.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How to read output.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -53,7 +56,11 @@ pub(crate) struct OutputQuery {
 /// Whose output.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    Command(CommandId),
+    Command {
+        id: CommandId,
+        /// Whether a `block` command waits for this reader: not for one who may only look.
+        holds: bool,
+    },
     Session(Arc<dyn Session>),
 }
 
@@ -67,14 +74,15 @@ struct Extent {
 impl Source {
     async fn stream(&self, app: &App, from: u64) -> Result<Box<dyn CommandStream>> {
         match self {
-            Self::Command(id) => app.fleet().commands().stream(*id, Offset(from)).await,
+            Self::Command { id, holds: true } => app.fleet().commands().stream(*id, Offset(from)).await,
+            Self::Command { id, holds: false } => app.fleet().commands().watch(*id, Offset(from)).await,
             Self::Session(session) => session.stream(Offset(from)).await,
         }
     }
 
     async fn extent(&self, app: &App) -> Result<Extent> {
         Ok(match self {
-            Self::Command(id) => {
+            Self::Command { id, .. } => {
                 let record = app.fleet().commands().get(*id).await?;
                 Extent { end: record.output_end.0, settled: record.state.is_settled(), state: record.state }
             }
@@ -116,10 +124,7 @@ async fn as_events(
     if query.channel.is_some() || query.follow.is_some() {
         return Err(Problem::invalid("channel", "used with bytes only; events carry their channel"));
     }
-    let from = match headers.get("last-event-id").and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty()) {
-        Some(id) => id.trim().parse().map_err(|_| Problem::invalid("Last-Event-ID", "an offset"))?,
-        None => query.from.unwrap_or(0),
-    };
+    let from = last_event_id(headers)?.unwrap_or(query.from.unwrap_or(0));
     let extent = source.extent(app).await?;
     let events = source.stream(app, from).await?;
     let mut first = BytesMut::new();
@@ -134,6 +139,28 @@ async fn as_events(
     };
     let body = Body::from_stream(stream::unfold(feed, Feed::next));
     Ok(event_stream(body))
+}
+
+/// Where a client wants to go on. Browsers send an empty one when no event had an id yet.
+///
+/// An id that is not ours is refused: starting over instead would send again what the client has.
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let text = value.as_bytes().trim_ascii();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // `parse` alone would take "+1".
+    let digits = Some(text).filter(|t| t.iter().all(u8::is_ascii_digit));
+    let number = digits.and_then(|t| std::str::from_utf8(t).ok()?.parse().ok());
+    number.map(Some).ok_or_else(|| Problem::invalid("Last-Event-ID", "an offset"))
+}
+
+/// Resolves some time after the streams were told to end: by then the fleet has ended the commands, so their exit is
+/// on its way, perhaps behind a read of the stored output.
+async fn stopped(stop: CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
 }
 
 fn login_ended() -> Error {
@@ -172,7 +199,7 @@ impl Feed {
                 biased;
                 () = &mut self.pass.ended => Some(Err(login_ended())),
                 next = self.events.next() => next,
-                () = self.stop.cancelled() => return None,
+                () = stopped(self.stop.clone()) => return None,
                 () = tokio::time::sleep(KEEP_ALIVE_EVERY) => return Some((Ok(KEEP_ALIVE), self)),
             };
             self.take(next, &mut out);
@@ -222,7 +249,7 @@ async fn as_bytes(
         Wanted::Nothing => return Err(Problem::range_not_satisfiable(end)),
         Wanted::All => {
             // The end of a session may be days away, so whoever wants to wait for it says so.
-            let follow = query.follow.unwrap_or(matches!(source, Source::Command(_)));
+            let follow = query.follow.unwrap_or(matches!(source, Source::Command { .. }));
             let bounded = settled || !follow;
             let from = query.from.unwrap_or(0).min(end);
             (from, bounded.then_some(end), false)
@@ -262,7 +289,7 @@ async fn as_bytes(
         position: start,
         stop_at: stop,
         whole,
-        stopping: Box::pin(app.stopping().clone().cancelled_owned()),
+        stopping: stopped(app.stopping().clone()).boxed(),
         pass,
     };
     let mut response = Body::new(body).into_response();
@@ -291,7 +318,7 @@ struct OutputBody {
     stop_at: Option<u64>,
     /// All channels: the number of bytes is known when the end is.
     whole: bool,
-    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    stopping: BoxFuture<'static, ()>,
     pass: StreamPass,
 }
 
@@ -362,7 +389,7 @@ pub(crate) async fn recording(
     record: &CommandRecord,
     pass: StreamPass,
 ) -> Result<Response, Problem> {
-    let events = app.fleet().commands().stream(record.id, Offset(0)).await?;
+    let events = app.fleet().commands().watch(record.id, Offset(0)).await?;
     let mut first = BytesMut::new();
     let writer = CastWriter::new(record, &mut first);
     let end = record.output_end.0;

@@ -152,6 +152,28 @@ async fn input_that_waits_for_output_does_not_lock_up() {
 }
 
 #[tokio::test]
+async fn those_who_may_only_look_cannot_hold_a_command_up() {
+    use fleetcore::{Role, Scope};
+    let mut h = start().await;
+    let spec =
+        json!({ "shell": "read go; seq 400000", "stdin": true, "overflow": "block", "replay_bytes": 65536 });
+    let id = h.run(spec).await;
+    let path = format!("/api/v1/commands/{id}");
+    let mut mine = h.attach(&format!("{path}/attach")).await;
+    let owner = std::mem::take(&mut h.token);
+    h.token = h.user_with_token("vera", Role::Viewer, Scope::ALL).await;
+    // It takes its window and says nothing more.
+    let mut viewer = h.attach(&format!("{path}/attach?window=4096")).await;
+    viewer.next().await;
+    let events = h.get(&format!("{path}/output")).header("accept", "text/event-stream").send().await.unwrap();
+    h.token = owner;
+    mine.input(b"go\n").await;
+    let (all, exit) = mine.read_to_exit().await;
+    assert_eq!((all.len(), exit["code"].as_i64()), (2_688_895, Some(0)));
+    drop((viewer, events));
+}
+
+#[tokio::test]
 async fn those_who_may_only_look_cannot_type() {
     use fleetcore::{Role, Scope};
     let mut h = start().await;

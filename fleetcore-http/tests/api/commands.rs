@@ -57,10 +57,31 @@ async fn creating_is_idempotent_by_id() {
         assert_eq!((command["id"].as_str(), command["state"].as_str()), (Some(&*id), Some("succeeded")));
     }
     assert_eq!(std::fs::read_to_string(h.dir.path().join("f")).unwrap(), "once\n");
-    let mut other = body;
-    other["shell"] = "echo twice".into();
-    let response = h.post("/api/v1/commands").json(&other).send().await.unwrap();
-    problem(response, 409, "already_exists").await;
+    // Other ways to wait for it make no other command.
+    let mut again = body.clone();
+    again["wait"] = json!({ "output_bytes": 1 });
+    assert_eq!(h.post_json("/api/v1/commands", again).await.0, 200);
+    let out = h.dir.path().join("g");
+    for (field, value) in [
+        ("shell", json!("echo twice")),
+        ("env", json!({ "OUT": out })),
+        ("clear_env", json!(true)),
+        ("user", json!("nobody")),
+        ("stdin", json!(true)),
+        ("merge", json!(true)),
+        ("timeout_ms", json!(60_000)),
+        ("grace_ms", json!(1)),
+        ("replay_bytes", json!(4096)),
+        ("overflow", json!("block")),
+        ("labels", json!({ "a": "b" })),
+    ] {
+        let mut other = body.clone();
+        other[field] = value;
+        let response = h.post("/api/v1/commands").json(&other).send().await.unwrap();
+        let told = problem(response, 409, "already_exists").await;
+        assert!(!told.to_string().contains("OUT"), "{field}: {told}");
+    }
+    assert!(!out.exists());
 }
 
 #[tokio::test]

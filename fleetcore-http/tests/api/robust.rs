@@ -122,7 +122,8 @@ async fn raw_nonsense_is_survived() {
 
 #[tokio::test]
 async fn stopping_tells_streams_and_ends_commands() {
-    let mut h = start().await;
+    // All that ends within it is told; a loaded machine needs more than the few seconds other tests give.
+    let mut h = start_with(|c| c.shutdown_grace = LIMIT).await;
     let id = h.run(json!({ "argv": ["sleep", "600"] })).await;
     h.post_json("/api/v1/sessions", json!({ "id": "s", "target": "local" })).await;
     let events = h.get("/api/v1/events").send().await.unwrap();
@@ -153,6 +154,29 @@ async fn stopping_tells_streams_and_ends_commands() {
     assert_eq!(command.read_to_exit().await.1["reason"], "shutdown");
     session.read_to_exit().await;
     assert!(tokio::net::TcpStream::connect(h.address).await.is_err());
+}
+
+/// A shell that will not go must not cost commands the time to end, nor their readers the news of it.
+#[tokio::test]
+async fn a_stubborn_shell_does_not_hold_up_commands() {
+    // Shorter than the time the shell gets.
+    let mut h = start_with(|c| c.shutdown_grace = Duration::from_secs(2)).await;
+    h.post_json("/api/v1/sessions", json!({ "id": "s", "target": "local" })).await;
+    let (status, turn) = h.post_json("/api/v1/sessions/s/run", json!({ "command": "trap '' HUP" })).await;
+    assert_eq!((status.as_u16(), turn["exit_code"].as_i64()), (200, Some(0)), "{turn}");
+    let id = h.run(json!({ "argv": ["sleep", "600"] })).await;
+    let output = h
+        .get(&format!("/api/v1/commands/{id}/output"))
+        .header("accept", "text/event-stream")
+        .send()
+        .await
+        .unwrap();
+    h.finish().await;
+    let output = parse_events(&output.text().await.unwrap());
+    assert_eq!(
+        (output.last().unwrap().1.as_str(), output.last().unwrap().2["reason"].as_str()),
+        ("exit", Some("shutdown"))
+    );
 }
 
 #[tokio::test]

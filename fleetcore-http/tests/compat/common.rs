@@ -26,12 +26,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Nothing here takes nearly as long.
-pub const LIMIT: Duration = Duration::from_secs(30);
-pub const PASSWORD: &str = "admin123";
-pub const AGENT_KEY: &str = "agent-secret-1";
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const PASSWORD: &str = "admin123";
+pub(crate) const AGENT_KEY: &str = "agent-secret-1";
 
 /// The recorded data of the contract, if it is there.
-pub fn contracts() -> Option<PathBuf> {
+pub(crate) fn contracts() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("FLEETCORE_CONTRACTS") {
         return Some(PathBuf::from(dir).join("batwa"));
     }
@@ -40,7 +40,7 @@ pub fn contracts() -> Option<PathBuf> {
 }
 
 /// Lines of a recorded file; `None`, said loudly, when there is no such data.
-pub fn recorded(file: &str) -> Option<Vec<Value>> {
+pub(crate) fn recorded(file: &str) -> Option<Vec<Value>> {
     let Some(dir) = contracts() else {
         eprintln!("SKIPPED: no recorded data of Batwa; set FLEETCORE_CONTRACTS to the contracts directory");
         return None;
@@ -50,12 +50,12 @@ pub fn recorded(file: &str) -> Option<Vec<Value>> {
 }
 
 /// A stand-in for the multipass program.
-pub struct Multipass {
+pub(crate) struct Multipass {
     dir: tempfile::TempDir,
 }
 
 impl Multipass {
-    pub fn new(vms: &[(&str, &str, &str)]) -> Self {
+    pub(crate) fn new(vms: &[(&str, &str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("multipass");
         std::fs::write(&program, include_str!("multipass.sh")).unwrap();
@@ -70,7 +70,7 @@ impl Multipass {
     }
 
     /// What the recorder's master had.
-    pub fn local() -> Self {
+    pub(crate) fn local() -> Self {
         Self::new(&[
             ("primary", "Running", r#"["10.1.2.3","172.17.0.1"]"#),
             ("db", "Stopped", "[]"),
@@ -79,7 +79,7 @@ impl Multipass {
     }
 
     /// What the recorder's agent had.
-    pub fn agent() -> Self {
+    pub(crate) fn agent() -> Self {
         Self::new(&[
             ("web", "Running", r#"["10.5.0.7"]"#),
             ("primary", "Running", r#"["10.5.0.8"]"#),
@@ -87,24 +87,24 @@ impl Multipass {
         ])
     }
 
-    pub fn program(&self) -> String {
+    pub(crate) fn program(&self) -> String {
         self.dir.path().join("multipass").display().to_string()
     }
 
-    pub fn set(&self, name: &str, content: &str) {
+    pub(crate) fn set(&self, name: &str, content: &str) {
         std::fs::write(self.dir.path().join(name), content).unwrap();
     }
 
-    pub fn unset(&self, name: &str) {
+    pub(crate) fn unset(&self, name: &str) {
         let _ = std::fs::remove_file(self.dir.path().join(name));
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.dir.path().join(name).exists()
     }
 
     /// Argument vectors since the last call, without those of looks at the list.
-    pub fn argv(&self) -> Vec<Vec<String>> {
+    pub(crate) fn argv(&self) -> Vec<Vec<String>> {
         let path = self.dir.path().join("argv");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         self.unset("argv");
@@ -116,21 +116,21 @@ impl Multipass {
 }
 
 /// A dialect that runs.
-pub struct Running {
-    pub address: SocketAddr,
-    pub notes: Vec<String>,
-    pub store: Arc<MemoryStore>,
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) notes: Vec<String>,
+    pub(crate) store: Arc<MemoryStore>,
     shutdown: CancellationToken,
     task: Option<JoinHandle<()>>,
-    pub dir: Arc<tempfile::TempDir>,
+    pub(crate) dir: Arc<tempfile::TempDir>,
 }
 
 impl Running {
-    pub async fn start(name: &str, args: &[&str]) -> Self {
+    pub(crate) async fn start(name: &str, args: &[&str]) -> Self {
         Self::start_in(name, args, Arc::new(tempfile::tempdir().unwrap()), Arc::new(MemoryStore::new())).await
     }
 
-    pub async fn start_in(
+    pub(crate) async fn start_in(
         name: &str,
         args: &[&str],
         dir: Arc<tempfile::TempDir>,
@@ -150,48 +150,48 @@ impl Running {
         Self { address, notes, store, shutdown, task, dir }
     }
 
-    pub async fn master(multipass: &Multipass, args: &[&str]) -> Self {
+    pub(crate) async fn master(multipass: &Multipass, args: &[&str]) -> Self {
         let program = multipass.program();
         let all: Vec<&str> = ["--multipass", &program].iter().chain(args).copied().collect();
         Self::start("batwa-server", &all).await
     }
 
-    pub async fn agent(multipass: &Multipass, args: &[&str]) -> Self {
+    pub(crate) async fn agent(multipass: &Multipass, args: &[&str]) -> Self {
         let program = multipass.program();
         let all: Vec<&str> = ["--multipass", &program].iter().chain(args).copied().collect();
         Self::start("batwa-agent", &all).await
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();
         if let Some(task) = self.task.take() {
             tokio::time::timeout(LIMIT, task).await.expect("it stops").unwrap();
         }
     }
 
-    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         request(self.address, "GET", path, headers, None).await
     }
 
-    pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
+    pub(crate) async fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Reply {
         let mut all = vec![("Content-Type", "application/json")];
         all.extend_from_slice(headers);
         request(self.address, "POST", path, &all, Some(&body.to_string())).await
     }
 
     /// Logs in; gives the `Cookie` header.
-    pub async fn login(&self) -> String {
+    pub(crate) async fn login(&self) -> String {
         let reply =
             self.post("/api/auth/login", &[], &json!({"username": "admin", "password": PASSWORD})).await;
         assert_eq!(reply.status, 200, "{reply:?}");
         reply.cookie().unwrap()
     }
 
-    pub async fn register(&self, id: &str, url: &str, key: Option<&str>) -> Reply {
+    pub(crate) async fn register(&self, id: &str, url: &str, key: Option<&str>) -> Reply {
         let body = json!({"agent_id": id, "hostname": "h1", "api_url": url, "api_key": key});
         self.post("/api/agent/register", &[], &body).await
     }
@@ -204,26 +204,26 @@ impl Drop for Running {
 }
 
 #[derive(Debug, Clone)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Reply {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
-    pub fn detail(&self) -> String {
+    pub(crate) fn detail(&self) -> String {
         self.json()["detail"].as_str().unwrap_or_default().to_owned()
     }
-    pub fn cookie(&self) -> Option<String> {
+    pub(crate) fn cookie(&self) -> Option<String> {
         let set = self.header("set-cookie")?;
         let pair = set.split(';').next()?;
         pair.strip_prefix("session_id=").filter(|v| v.len() == 43).map(|_| pair.to_owned())
@@ -231,7 +231,7 @@ impl Reply {
 }
 
 /// One request on a connection of its own, its path and headers as given.
-pub async fn request(
+pub(crate) async fn request(
     address: SocketAddr,
     method: &str,
     path: &str,
@@ -264,7 +264,10 @@ pub async fn request(
 }
 
 /// Looks again and again until it holds.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
     let until = tokio::time::Instant::now() + LIMIT;
     loop {
         if let Some(seen) = look().await {
@@ -276,7 +279,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: 
 }
 
 /// Types of all values by their path; of arrays the first member.
-pub fn shape(value: &Value) -> BTreeMap<String, &'static str> {
+pub(crate) fn shape(value: &Value) -> BTreeMap<String, &'static str> {
     fn walk(value: &Value, path: String, all: &mut BTreeMap<String, &'static str>) {
         let kind = match value {
             Value::Null => "null",

@@ -11,20 +11,24 @@ use tokio_tungstenite::{
 
 use crate::common::*;
 
-pub struct Terminal {
+pub(crate) struct Terminal {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    pub seen: Vec<u8>,
-    pub texts: String,
-    pub code: Option<u16>,
-    pub largest: usize,
+    pub(crate) seen: Vec<u8>,
+    pub(crate) texts: String,
+    pub(crate) code: Option<u16>,
+    pub(crate) largest: usize,
 }
 
 impl Terminal {
-    pub async fn open(server: &Running, path: &str, headers: &[(&str, &str)]) -> Self {
+    pub(crate) async fn open(server: &Running, path: &str, headers: &[(&str, &str)]) -> Self {
         Self::try_open(server, path, headers).await.expect("a terminal")
     }
 
-    pub async fn try_open(server: &Running, path: &str, headers: &[(&str, &str)]) -> Result<Self, u16> {
+    pub(crate) async fn try_open(
+        server: &Running,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, u16> {
         let mut request = format!("ws://{}{path}", server.address).into_client_request().unwrap();
         for (name, value) in headers {
             let name: axum::http::HeaderName = name.parse().unwrap();
@@ -40,16 +44,16 @@ impl Terminal {
         }
     }
 
-    pub async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    pub async fn send_bytes(&mut self, data: &[u8]) {
+    pub(crate) async fn send_bytes(&mut self, data: &[u8]) {
         self.socket.send(Message::binary(data.to_vec())).await.unwrap();
     }
 
     /// Reads until it holds; `false` when the other side closed before.
-    pub async fn until(&mut self, done: impl Fn(&Self) -> bool) -> bool {
+    pub(crate) async fn until(&mut self, done: impl Fn(&Self) -> bool) -> bool {
         let reading = async {
             while !done(self) {
                 match self.socket.next().await {
@@ -71,27 +75,27 @@ impl Terminal {
         }
     }
 
-    pub async fn until_text(&mut self, text: &str) {
+    pub(crate) async fn until_text(&mut self, text: &str) {
         let found = self.until(|t| t.shown().contains(text)).await;
         assert!(found, "no {text:?} in {:?}", self.shown());
     }
 
     /// Reads to the end; gives the close code.
-    pub async fn end(&mut self) -> Option<u16> {
+    pub(crate) async fn end(&mut self) -> Option<u16> {
         self.until(|_| false).await;
         self.code
     }
 
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.seen).into_owned()
     }
 
-    pub async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         let _ = self.socket.close(None).await;
     }
 
     /// Cuts the connection with a reset.
-    pub fn reset(self) {
+    pub(crate) fn reset(self) {
         if let MaybeTlsStream::Plain(stream) = self.socket.get_ref() {
             #[expect(deprecated, reason = "a reset is what the test is about")]
             stream.set_linger(Some(Duration::ZERO)).unwrap();

@@ -4,22 +4,27 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
-use super::{FleetEvent, FleetLimits};
+use super::{FleetEvent, FleetLimits, Machine};
 use crate::{
     CommandFilter, CommandId, CommandRecord, CommandSpec, CommandState, CommandStore, CommandStream,
-    EndReason, Error, ErrorKind, Executor, ExitKind, ExitStatus, Offset, OpContext, Result, RunningCommand,
-    Target,
+    EndReason, Error, ErrorKind, ExitKind, ExitStatus, Offset, OpContext, RequestKey, Result, Retry,
+    RunningCommand, Target,
     journal::Journal,
     supervisor::{self, CommandHandle, Observer, Recording},
 };
 
 /// Page length of [`Commands::list`] without a store.
 const DEFAULT_PAGE: usize = 100;
+/// How long a caller who wants to steer a command waits for it to start. A machine far away may take long to answer;
+/// beyond this the caller had better ask again than hang.
+const START_WAIT: Duration = Duration::from_secs(10);
 
 /// The commands of a fleet. Running ones are in memory; ended ones are in the store, if there is one.
 #[derive(Clone)]
@@ -31,8 +36,10 @@ struct Inner {
     store: Option<Arc<dyn CommandStore>>,
     limits: FleetLimits,
     running: Mutex<HashMap<CommandId, CommandHandle>>,
-    /// Ids between the request and the entry in `running`; the sender is dropped when that is over.
-    starting: Mutex<HashMap<CommandId, watch::Sender<()>>>,
+    /// Ids between the request and the entry in `running`.
+    starting: Mutex<HashMap<CommandId, Starting>>,
+    /// `None` with a store that has none: digests would outlive the key.
+    request_key: Option<RequestKey>,
     permits: Arc<Semaphore>,
     events: broadcast::Sender<FleetEvent>,
 }
@@ -46,6 +53,14 @@ impl fmt::Debug for Commands {
     }
 }
 
+/// A command on its way.
+struct Starting {
+    /// Dropped when that is over; nothing is ever sent.
+    over: watch::Sender<()>,
+    /// Gives the start up.
+    cancel: CancellationToken,
+}
+
 /// Keeps an id from being started twice at the same time.
 struct Reserved<'a>(&'a Inner, CommandId);
 
@@ -57,7 +72,7 @@ impl Drop for Reserved<'_> {
 
 impl Inner {
     /// The store refuses an id it knows; this refuses one that runs, which holds without a store too.
-    fn reserve(&self, id: CommandId) -> Result<Reserved<'_>> {
+    fn reserve(&self, id: CommandId, cancel: CancellationToken) -> Result<Reserved<'_>> {
         let taken = || {
             Error::new(ErrorKind::AlreadyExists, "a command with this id runs")
                 .with_operation("spawn")
@@ -70,7 +85,7 @@ impl Inner {
         match starting.entry(id) {
             Entry::Occupied(_) => Err(taken()),
             Entry::Vacant(place) => {
-                place.insert(watch::channel(()).0);
+                place.insert(Starting { over: watch::channel(()).0, cancel });
                 Ok(Reserved(self, id))
             }
         }
@@ -78,11 +93,16 @@ impl Inner {
 
     /// Waits while a command is between the request and the entry in `running`.
     async fn started(&self, id: CommandId) {
-        let waiting = self.starting.lock().get(&id).map(watch::Sender::subscribe);
+        let waiting = self.starting.lock().get(&id).map(|s| s.over.subscribe());
         if let Some(mut over) = waiting {
-            // Nothing is ever sent: this ends when the sender is dropped.
+            // Ends when the sender is dropped.
             let _ = over.changed().await;
         }
+    }
+
+    /// As [`started`](Self::started), for at most [`START_WAIT`]; whether it has started or is not about to.
+    async fn started_soon(&self, id: CommandId) -> bool {
+        tokio::time::timeout(START_WAIT, self.started(id)).await.is_ok()
     }
 }
 
@@ -103,12 +123,17 @@ impl Commands {
         events: broadcast::Sender<FleetEvent>,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(limits.commands.min(Semaphore::MAX_PERMITS)));
+        let request_key = match &store {
+            Some(store) => store.request_key(),
+            None => Some(RequestKey::generate()),
+        };
         Self {
             inner: Arc::new(Inner {
                 store,
                 limits,
                 running: Mutex::default(),
                 starting: Mutex::default(),
+                request_key,
                 permits,
                 events,
             }),
@@ -117,9 +142,8 @@ impl Commands {
 
     pub(super) async fn spawn(
         &self,
-        executor: &dyn Executor,
+        machine: &Machine,
         cx: &OpContext,
-        target: &Target,
         id: CommandId,
         mut spec: CommandSpec,
     ) -> Result<RunningCommand> {
@@ -129,10 +153,16 @@ impl Commands {
                 format!("at most {}", self.inner.limits.replay_bytes),
             ));
         }
+        let target = machine.target();
+        let request = self.inner.request_key.as_ref().map(|key| key.digest(target, &spec));
         spec.replay_bytes = spec.replay_bytes.max(1);
-        let _reserved = self.inner.reserve(id)?;
-        let recording = self.recording(target)?;
-        let running = supervisor::spawn(executor, cx, id, spec, recording).await?;
+        // Its own token: ending this command must end nothing else of the caller's.
+        let cancel = cx.cancel.child_token();
+        let cx = OpContext { cancel: cancel.clone(), ..cx.clone() };
+        let _reserved = self.inner.reserve(id, cancel.clone())?;
+        let executor = machine.executor(&cx).await?;
+        let recording = Recording { request, ..self.recording(target)? };
+        let running = supervisor::spawn(&*executor, &cx, id, spec, recording).await?;
         self.inner.running.lock().insert(id, running.handle());
         // It may have ended before it was entered.
         if running.record().state.is_settled() {
@@ -141,6 +171,10 @@ impl Commands {
         if self.inner.permits.is_closed() {
             // It began while the fleet was being shut down.
             running.end(EndReason::Shutdown);
+        }
+        if cancel.is_cancelled() {
+            // Somebody asked for its end just when it began.
+            running.end(EndReason::Requested);
         }
         Ok(running)
     }
@@ -163,6 +197,7 @@ impl Commands {
             observer: Some(Arc::clone(&self.inner) as Arc<dyn Observer>),
             held: Some(Arc::new(permit)),
             target: Some(target.clone()),
+            request: None,
         })
     }
 
@@ -181,30 +216,77 @@ impl Commands {
         self.inner.running.lock().len()
     }
 
+    /// Whether `record` is of a request to run `spec` on `target`: the same in every setting, the values of variables
+    /// included. Where the record has no digest of its request (see [`CommandRecord::request`]), what it does show is
+    /// compared.
+    pub fn is_repeat(&self, record: &CommandRecord, target: &Target, spec: &CommandSpec) -> bool {
+        match (&self.inner.request_key, &record.request) {
+            (Some(key), Some(request)) => key.digest(target, spec) == *request,
+            _ => record.resembles(target, spec),
+        }
+    }
+
+    /// A command that runs here, to steer it. One that is just starting is waited for, up to 10 seconds.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidState` when it has ended or runs elsewhere; `Busy` when its start takes too long; those of
+    /// the store.
+    pub async fn steer(&self, id: CommandId) -> Result<CommandHandle> {
+        if !self.inner.started_soon(id).await {
+            return Err(Error::new(ErrorKind::Busy, "the command is still being started")
+                .with_context("command", id)
+                .with_retry(Retry::Temporary { after: None }));
+        }
+        if let Some(handle) = self.handle(id) {
+            return Ok(handle);
+        }
+        let record = self.get(id).await?;
+        Err(Error::new(ErrorKind::InvalidState, "the command has ended")
+            .with_context("command", id)
+            .with_context("state", record.state))
+    }
+
+    /// Ends a command: TERM (HUP on a terminal), grace, KILL to the tree. The start of one that is just starting is
+    /// given up. One that has ended is left alone. Returns its record when the end is on its way; see
+    /// [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// `NotFound`, also when it was given up before it was recorded; those of the store.
+    pub async fn cancel(&self, id: CommandId) -> Result<CommandRecord> {
+        // In this order: a command is entered as running before it is taken from those that start.
+        let start = self.inner.starting.lock().get(&id).map(|s| s.cancel.clone());
+        if let Some(start) = start {
+            start.cancel();
+            // Should it take longer, it ends all the same.
+            self.inner.started_soon(id).await;
+        }
+        if let Some(handle) = self.handle(id) {
+            handle.cancel();
+        }
+        self.get(id).await
+    }
+
     /// The record of a command, as of now.
     ///
     /// # Errors
     /// `NotFound`; those of the store.
     pub async fn get(&self, id: CommandId) -> Result<CommandRecord> {
-        if let Some(handle) = self.handle(id) {
-            return Ok(CommandRecord::clone(&handle.record()));
+        match self.look(id).await {
+            // A request with this id may be on its way to the store.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.inner.started(id).await;
+                self.look(id).await
+            }
+            found => found,
         }
-        let stored = match &self.inner.store {
-            Some(store) => store.get(id).await,
-            None => Err(not_found(id)),
-        };
-        if stored.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound)
-            && self.inner.starting.lock().contains_key(&id)
-        {
-            // A request with this id is on its way to the store.
-            self.inner.started(id).await;
-            return match (self.handle(id), &self.inner.store) {
-                (Some(handle), _) => Ok(CommandRecord::clone(&handle.record())),
-                (None, Some(store)) => store.get(id).await,
-                (None, None) => Err(not_found(id)),
-            };
+    }
+
+    async fn look(&self, id: CommandId) -> Result<CommandRecord> {
+        match (self.handle(id), &self.inner.store) {
+            (Some(handle), _) => Ok(CommandRecord::clone(&handle.record())),
+            (None, Some(store)) => store.get(id).await,
+            (None, None) => Err(not_found(id)),
         }
-        stored
     }
 
     /// Records that pass, newest first. Without a store, those that run.
@@ -233,16 +315,33 @@ impl Commands {
     /// # Errors
     /// `NotFound`; those of the store.
     pub async fn stream(&self, id: CommandId, from: Offset) -> Result<Box<dyn CommandStream>> {
+        self.read(id, from, CommandHandle::stream).await
+    }
+
+    /// As [`stream`](Self::stream), but the command never waits for this reader; see [`CommandHandle::watch`].
+    ///
+    /// # Errors
+    /// As for [`stream`](Self::stream).
+    pub async fn watch(&self, id: CommandId, from: Offset) -> Result<Box<dyn CommandStream>> {
+        self.read(id, from, CommandHandle::watch).await
+    }
+
+    async fn read(
+        &self,
+        id: CommandId,
+        from: Offset,
+        live: fn(&CommandHandle, Offset) -> Box<dyn CommandStream>,
+    ) -> Result<Box<dyn CommandStream>> {
         self.inner.started(id).await;
         if let Some(handle) = self.handle(id) {
-            return Ok(handle.stream(from));
+            return Ok(live(&handle, from));
         }
         let store = self.inner.store.as_ref().ok_or_else(|| not_found(id))?;
         let record = store.get(id).await?;
         if !record.state.is_settled() {
             // It began between the two looks.
             if let Some(handle) = self.handle(id) {
-                return Ok(handle.stream(from));
+                return Ok(live(&handle, from));
             }
         }
         let exit = record.exit.unwrap_or(ExitStatus::new(ExitKind::Unknown));
@@ -269,7 +368,13 @@ impl Commands {
         loop {
             let starting: Vec<_> = self.inner.starting.lock().keys().copied().collect();
             for id in &starting {
-                self.inner.started(*id).await;
+                if self.inner.started_soon(*id).await {
+                    continue;
+                }
+                // A machine that does not answer must not keep the fleet from ending.
+                if let Some(start) = self.inner.starting.lock().get(id) {
+                    start.cancel.cancel();
+                }
             }
             let handles: Vec<_> = self.inner.running.lock().values().cloned().collect();
             if handles.is_empty() && starting.is_empty() {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use futures::{StreamExt, stream};
 use tokio::sync::broadcast;
 
-use super::{Commands, FleetBuilder, Machine, Sessions};
+use super::{Commands, FleetBuilder, Machine, ProviderHandle, Sessions};
 use crate::{
     CommandRecord, Error, ErrorKind, ExecCapabilities, Executor, Layer, MachineFilter, MachineId,
     MachineInfo, MachineState, OpContext, Provider, Result, SessionId, SessionInfo, Target,
@@ -118,7 +118,7 @@ impl Fleet {
         }
         match (target.provider(), target.machine_id()) {
             (Some(scheme), Some(id)) => {
-                let provider = self.provider(scheme).ok_or_else(|| missing("provider", scheme))?;
+                let provider = self.layered_provider(scheme).ok_or_else(|| missing("provider", scheme))?;
                 Ok(Machine::new(self.clone(), target.clone(), Some((provider, id.clone()))))
             }
             _ if self.inner.host.is_some() => Ok(Machine::new(self.clone(), target.clone(), None)),
@@ -131,8 +131,31 @@ impl Fleet {
         host.chain(self.inner.providers.keys().map(|p| format!("{p}/…"))).collect::<Vec<_>>().join(", ")
     }
 
+    /// The provider of a scheme such as `multipass`: to create machines and for what is not about one machine.
+    ///
+    /// # Errors
+    /// `NotFound` when no such provider is there.
+    pub fn provider(&self, scheme: &str) -> Result<ProviderHandle> {
+        self.layered_provider(scheme).map(ProviderHandle::new).ok_or_else(|| {
+            let schemes: Vec<&str> = self.inner.providers.keys().copied().collect();
+            Error::new(ErrorKind::NotFound, "no such provider")
+                .with_context("wanted", scheme.escape_debug())
+                .with_context("available", schemes.join(", "))
+        })
+    }
+
+    /// All providers, by scheme.
+    pub fn providers(&self) -> Vec<ProviderHandle> {
+        self.inner
+            .providers
+            .keys()
+            .filter_map(|s| self.layered_provider(s))
+            .map(ProviderHandle::new)
+            .collect()
+    }
+
     /// A provider with all layers around it.
-    pub(super) fn provider(&self, scheme: &str) -> Option<Arc<dyn Provider>> {
+    pub(super) fn layered_provider(&self, scheme: &str) -> Option<Arc<dyn Provider>> {
         let base = Arc::clone(self.inner.providers.get(scheme)?);
         Some(self.inner.layers.iter().fold(base, |inner, layer| layer.layer_provider(inner)))
     }
@@ -176,7 +199,7 @@ impl Fleet {
     }
 
     async fn list_one(&self, cx: &OpContext, scheme: &'static str) -> Result<Vec<TargetInfo>> {
-        let Some(provider) = self.provider(scheme) else { return Ok(Vec::new()) };
+        let Some(provider) = self.layered_provider(scheme) else { return Ok(Vec::new()) };
         match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
             Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
             Err(e) if cx.cancel.is_cancelled() => Err(e),
@@ -225,7 +248,7 @@ impl Fleet {
 
     /// Ends every command (reason `Shutdown`) and session, and waits for them. New ones are refused.
     pub async fn shutdown(&self) {
-        self.inner.sessions.shutdown().await;
-        self.inner.commands.shutdown().await;
+        // Together: a shell that takes all of its grace to end must not cost the commands theirs.
+        tokio::join!(self.inner.sessions.shutdown(), self.inner.commands.shutdown());
     }
 }

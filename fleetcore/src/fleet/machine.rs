@@ -4,8 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Files, Fleet};
 use crate::{
-    CommandId, CommandSpec, Error, ErrorKind, Executor, MachineId, MachineInfo, MachineState, OpContext,
-    Provider, Result, RunningCommand, Session, SessionSpec, StopMode, Target, session::ShellSession,
+    ActionInfo, ActionScope, CommandId, CommandSpec, Error, ErrorKind, Executor, Json, MachineId,
+    MachineInfo, MachineState, OpContext, Provider, Result, RunningCommand, Session, SessionSpec, StopMode,
+    Target, session::ShellSession,
 };
 
 /// First pause between two looks at a machine that is coming up.
@@ -87,6 +88,19 @@ impl Machine {
         cx.guard("delete", provider.delete(cx, id, purge)).await
     }
 
+    /// What its provider can do with it besides its life; empty for the host.
+    pub fn actions(&self) -> Vec<ActionInfo> {
+        let all = self.at.as_ref().map(|(provider, _)| provider.actions()).unwrap_or_default();
+        all.into_iter().filter(|a| a.scope != ActionScope::Provider).collect()
+    }
+
+    /// Does an action of its provider on it, e.g. a snapshot; gives what the action answers. `Unsupported` for the
+    /// host and for an unknown action, `InvalidInput` for bad arguments.
+    pub async fn act(&self, cx: &OpContext, action: &str, args: Json) -> Result<serde_json::Value> {
+        let (provider, id) = self.lifecycle("act")?;
+        cx.guard("act", provider.act(cx, Some(id), action, args)).await
+    }
+
     /// Waits until it is in `state`. Providers have no events of their own, so this looks with growing pauses
     /// (0.1 to 5 s).
     ///
@@ -141,8 +155,7 @@ impl Machine {
         id: CommandId,
         spec: CommandSpec,
     ) -> Result<RunningCommand> {
-        let executor = self.executor(cx).await?;
-        self.fleet.commands().spawn(&*executor, cx, &self.target, id, spec).await
+        self.fleet.commands().spawn(self, cx, id, spec).await
     }
 
     /// Opens a persistent shell that the caller owns: dropping the last handle ends it. For one that belongs to the

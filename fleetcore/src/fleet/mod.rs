@@ -5,6 +5,7 @@ mod commands;
 mod files;
 mod handle;
 mod machine;
+mod provider;
 mod sessions;
 
 pub use builder::{FleetBuilder, FleetLimits};
@@ -12,4 +13,5 @@ pub use commands::Commands;
 pub use files::Files;
 pub use handle::{Fleet, FleetEvent, TargetInfo};
 pub use machine::Machine;
+pub use provider::ProviderHandle;
 pub use sessions::{Sessions, ViewerGuard};

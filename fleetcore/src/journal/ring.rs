@@ -19,6 +19,9 @@ use crate::{Channel, CommandId, CommandState, CommandStore, ExitStatus, Offset, 
 /// Above this many chunks, small neighbours are merged: a program that writes byte by byte must not cost a
 /// hundred times its output in bookkeeping.
 const COMPACT_ABOVE_CHUNKS: usize = 4096;
+/// Most by which the ring exceeds its window for a reader that keeps up, but not always: a few of the largest chunks.
+/// Sending it to the log would cost another copy of all that it reads there.
+const LAG_BYTES: u64 = 3 << 20;
 /// Size up to which neighbours are merged.
 const COMPACT_TO_BYTES: usize = 64 * 1024;
 
@@ -47,14 +50,26 @@ pub(super) struct Inner {
 
 struct Reader {
     pos: u64,
+    /// Under `Block` the writer waits for it.
+    holds: bool,
     waker: Option<Waker>,
 }
 
 impl Inner {
     /// Under `Block`: the position that must not be forgotten yet. Before the first reader ever attaches that is
-    /// the start; after the last one left, nothing is protected.
+    /// the start; after the last one that holds left, nothing is protected.
     fn floor(&self) -> Option<u64> {
-        if self.readers_ever == 0 { Some(self.base) } else { self.readers.values().map(|r| r.pos).min() }
+        if self.readers_ever == 0 {
+            Some(self.base)
+        } else {
+            self.readers.values().filter(|r| r.holds).map(|r| r.pos).min()
+        }
+    }
+
+    /// The position of the last reader that is at most `bytes` behind. One that is further behind has stopped, or reads
+    /// the log at its own pace: nothing is kept for it.
+    fn floor_within(&self, bytes: u64) -> Option<u64> {
+        self.readers.values().map(|r| r.pos).filter(|pos| self.next.saturating_sub(*pos) <= bytes).min()
     }
 
     fn wake_all(&mut self) {
@@ -154,11 +169,23 @@ impl Journal {
 
     /// Whether the writer may go on; only ever false under [`Overflow::Block`].
     pub(crate) fn has_space(&self) -> bool {
+        self.has_space_after(0)
+    }
+
+    /// Whether the writer may go on once `pending` bytes, which are on their way to the log, have been pushed.
+    pub(crate) fn has_space_after(&self, pending: u64) -> bool {
         if self.overflow != Overflow::Block {
             return true;
         }
         let inner = self.lock();
-        inner.floor().is_none_or(|pos| inner.next - pos < self.capacity)
+        // A reader of the log may be ahead by the chunk that is on its way here.
+        inner.floor().is_none_or(|pos| inner.next.saturating_sub(pos) + pending < self.capacity)
+    }
+
+    /// What may be held beyond the window for readers that are a little behind; in proportion, so that a small window
+    /// stays small.
+    fn lag_bytes(&self) -> u64 {
+        self.capacity.saturating_mul(3).min(LAG_BYTES)
     }
 
     /// Resolves when a reader has moved or left since the last call.
@@ -186,7 +213,13 @@ impl Journal {
         debug_assert_eq!(chunk.offset.0, inner.next, "one writer, in order");
         inner.next = chunk.end().0;
         inner.chunks.push_back(chunk);
-        let floor = if self.overflow == Overflow::Block { inner.floor() } else { None };
+        let floor = match self.overflow {
+            Overflow::Block => inner.floor(),
+            Overflow::DropOldest if self.store.is_some() => {
+                inner.floor_within(self.capacity + self.lag_bytes())
+            }
+            Overflow::DropOldest => None,
+        };
         while inner.next - inner.base > self.capacity && inner.chunks.len() > 1 {
             let Some(end) = inner.chunks.front().map(|c| c.end().0) else { break };
             if floor.is_some_and(|f| end > f) {
@@ -229,11 +262,20 @@ impl Journal {
 
     /// A new reader at `from`, at most at the end.
     pub(crate) fn subscribe(self: &Arc<Self>, from: Offset) -> JournalStream {
+        self.reader(from, true)
+    }
+
+    /// As [`subscribe`](Self::subscribe), but the writer never waits for it.
+    pub(crate) fn watch(self: &Arc<Self>, from: Offset) -> JournalStream {
+        self.reader(from, false)
+    }
+
+    fn reader(self: &Arc<Self>, from: Offset, holds: bool) -> JournalStream {
         let mut inner = self.lock();
         let key = inner.readers_ever;
         inner.readers_ever += 1;
         let pos = from.0.min(inner.next);
-        inner.readers.insert(key, Reader { pos, waker: None });
+        inner.readers.insert(key, Reader { pos, holds, waker: None });
         drop(inner);
         self.announce_space();
         JournalStream::new(Arc::clone(self), key, pos)

@@ -185,3 +185,32 @@ async fn a_waiting_reader_is_woken_by_output_and_by_the_end() {
     assert!(matches!(second, CommandEvent::Exited(s) if s.success()));
     assert!(over);
 }
+
+#[tokio::test]
+async fn a_reader_that_is_a_little_behind_is_not_sent_to_the_log_and_one_that_stopped_costs_nothing() {
+    // Nothing is in this store: whoever is sent there finds a gap.
+    let store = Arc::new(crate::store::memory::MemoryStore::default());
+    let journal = Journal::new(CommandId::generate(), 100, Overflow::DropOldest, Some(store));
+    let mut reader = journal.subscribe(Offset(0));
+    let mut stopped = journal.subscribe(Offset(0));
+    let (mut written, mut at) = (vec![], 0);
+    let write = |written: &mut Vec<u8>, len: usize| {
+        let data: Vec<u8> = (0..len).map(|i| (written.len() + i) as u8).collect();
+        push(&journal, Channel::Stdout, &data);
+        written.extend(data);
+    };
+    for _ in 0..20 {
+        // Four windows at a time.
+        (0..8).for_each(|_| write(&mut written, 50));
+        let (gaps, _) = follow(&mut at, &ready(&mut reader).await, &written);
+        assert_eq!((gaps, at), (0, written.len() as u64));
+        assert!(written.len() as u64 - journal.lock().base <= 450);
+    }
+    write(&mut written, 50);
+    write(&mut written, 50);
+    follow(&mut at, &ready(&mut reader).await, &written);
+    write(&mut written, 50);
+    assert!(written.len() as u64 - journal.lock().base <= 100, "the one that stopped holds nothing");
+    let first = ready(&mut stopped).await;
+    assert!(matches!(first.first(), Some(CommandEvent::Gap { from: Offset(0), .. })), "{first:?}");
+}

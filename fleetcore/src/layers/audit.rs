@@ -3,6 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use ::tracing::error;
+use tokio::{runtime::Handle, task::JoinHandle};
 
 use super::{
     around::{Around, Call},
@@ -68,27 +69,27 @@ struct Owed<'a> {
 
 impl Owed<'_> {
     async fn pay(mut self, outcome: &str) {
-        let Some(entry) = &self.entry else { return };
-        let mut entry = entry.clone();
+        if let Some(written) = self.write(outcome) {
+            // Fails only with the runtime.
+            let _ = written.await;
+        }
+    }
+
+    /// Writes the entry in a task of its own: a caller who leaves during the write neither loses it nor makes it two.
+    fn write(&mut self, outcome: &str) -> Option<JoinHandle<()>> {
+        let mut entry = self.entry.take()?;
         entry.outcome = outcome.to_owned();
         entry.at = jiff::Timestamp::now();
-        let written = self.log.append(entry).await;
-        if let Some(entry) = self.entry.take() {
-            note_loss(written, &entry);
-        }
+        let log = Arc::clone(self.log);
+        // Without a runtime the program is ending; there is nobody left to write it.
+        let runtime = Handle::try_current().ok()?;
+        Some(runtime.spawn(async move { note_loss(log.append(entry.clone()).await, &entry) }))
     }
 }
 
 impl Drop for Owed<'_> {
     fn drop(&mut self) {
-        let Some(mut entry) = self.entry.take() else { return };
-        entry.outcome = ErrorKind::Cancelled.code().to_owned();
-        entry.at = jiff::Timestamp::now();
-        let log = Arc::clone(self.log);
-        // Without a runtime the program is ending; there is nobody left to write it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { note_loss(log.append(entry.clone()).await, &entry) });
-        }
+        drop(self.write(ErrorKind::Cancelled.code()));
     }
 }
 
@@ -146,6 +147,8 @@ mod tests {
         entries: Mutex<Vec<AuditEntry>>,
         broken: bool,
         written: Notify,
+        /// Writes wait for this, when it is there.
+        gate: Option<Arc<Notify>>,
     }
 
     #[async_trait]
@@ -154,12 +157,18 @@ mod tests {
             if self.broken {
                 return Err(Error::new(ErrorKind::Unavailable, "disk full"));
             }
+            if let Some(gate) = &self.gate {
+                gate.notified().await;
+            }
             self.entries.lock().push(entry);
             self.written.notify_one();
             Ok(())
         }
         async fn read(&self, _: AuditFilter) -> Result<Vec<AuditEntry>> {
             Ok(self.entries.lock().clone())
+        }
+        async fn prune_audit(&self, _: Option<jiff::Timestamp>, _: Option<u64>) -> Result<u64> {
+            Ok(0)
         }
     }
 
@@ -178,7 +187,17 @@ mod tests {
         provider.start(&cx, &id).await.unwrap_err();
         provider.delete(&OpContext::default(), &id, true).await.unwrap();
         provider.info(&cx, &id).await.unwrap();
-        assert_eq!(lines(&log), ["ann machine.start fake/m1 busy", "internal machine.delete fake/m1 ok"]);
+        provider.act(&cx, Some(&id), "snapshot", crate::Json::new()).await.unwrap();
+        provider.act(&cx, Some(&id), "snapshots", crate::Json::new()).await.unwrap();
+        assert_eq!(
+            lines(&log),
+            [
+                "ann machine.start fake/m1 busy",
+                "internal machine.delete fake/m1 ok",
+                "ann machine.act fake/m1 ok"
+            ]
+        );
+        assert_eq!(log.entries.lock()[2].detail, "snapshot");
     }
 
     #[tokio::test]
@@ -206,6 +225,30 @@ mod tests {
         drop(write);
         log.written.notified().await;
         assert_eq!(lines(&log), ["ann file.write f cancelled"]);
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_leaves_during_the_write_leaves_one_entry() {
+        let gate = Arc::new(Notify::new());
+        let log = Arc::new(Log { gate: Some(gate.clone()), ..Log::default() });
+        let (executor, seen) = fake::executor(&AuditLayer::new(log.clone()), fake::Fake::new());
+        let files = executor.files().unwrap();
+        let cx = OpContext::for_actor("ann");
+        let mut make = files.create_dir(&cx, "d");
+        while seen.calls().is_empty() {
+            assert!(futures::poll!(&mut make).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(futures::poll!(&mut make).is_pending(), "the entry is being written");
+        drop(make);
+        // Room for two entries, to see that the second one does not come.
+        gate.notify_one();
+        log.written.notified().await;
+        gate.notify_one();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(lines(&log), ["ann file.create_dir d ok"]);
     }
 
     #[tokio::test]

@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use crate::{
-    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, MachineCapabilities, MachineFilter,
-    MachineId, MachineInfo, MachineSpec, Offset, Program, PtySize, Result, SessionSpec, Signal, StopMode,
+    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, Json, MachineCapabilities,
+    MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Program, PtySize, Result, SessionSpec,
+    Signal, StopMode,
     raw::{Executor, FileSystem, Layer, OpContext, ProcessControl, Provider, RawProcess, Session},
 };
 
@@ -25,6 +26,7 @@ use crate::{
 /// | not in `actions` | `Program::Action` |
 /// | `create`, `start`, `stop`, `delete` | the method |
 /// | `stop_with_suspend` | `StopMode::Suspend` |
+/// | not in `Provider::actions` | `Provider::act`; arguments are checked too |
 ///
 /// `delete_is_soft` refuses nothing: it says what `delete` without `purge` means.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,40 +51,6 @@ impl Layer for CapabilityCheckLayer {
 
 fn need(has: bool, operation: &'static str, capability: &'static str) -> Result<()> {
     if has { Ok(()) } else { Err(Error::unsupported(operation).with_context("capability", capability)) }
-}
-
-fn check_text(field: &'static str, text: &str) -> Result<()> {
-    if text.contains('\0') { Err(Error::invalid(field, "free of NUL characters")) } else { Ok(()) }
-}
-
-fn check_env<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> {
-    for name in names {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(Error::invalid("env", "names that are not empty and hold neither = nor NUL"));
-        }
-    }
-    Ok(())
-}
-
-/// What is wrong with a spec, whatever the backend.
-fn check_spec(spec: &CommandSpec) -> Result<()> {
-    match &spec.program {
-        Program::Argv(argv) => {
-            if argv.first().is_none_or(String::is_empty) {
-                return Err(Error::invalid("argv", "a list that begins with the name of a program"));
-            }
-            argv.iter().try_for_each(|arg| check_text("argv", arg))?;
-        }
-        Program::Shell(script) => check_text("shell", script)?,
-        Program::Action { .. } => {}
-    }
-    if let Some(cwd) = &spec.cwd {
-        check_text("cwd", cwd)?;
-    }
-    if let Io::Pty(size) = spec.io {
-        size.check()?;
-    }
-    check_env(spec.env.keys())
 }
 
 /// What a spec asks for that `can` does not have.
@@ -126,7 +94,7 @@ impl Executor for CheckedExecutor {
     }
 
     async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
-        check_spec(spec).map_err(|e| e.with_operation("command.spawn"))?;
+        spec.check().map_err(|e| e.with_operation("command.spawn"))?;
         check_powers(spec, &self.0.capabilities())?;
         let process = self.0.spawn(cx, id, spec).await?;
         Ok(self.checked(process, matches!(spec.io, Io::Pty(_))))
@@ -145,11 +113,7 @@ impl Executor for CheckedExecutor {
         let can = self.0.capabilities();
         need(can.native_sessions, OPERATION, "native_sessions")?;
         need(can.run_as_user || spec.user.is_none(), OPERATION, "run_as_user")?;
-        spec.size
-            .check()
-            .map(drop)
-            .and_then(|()| check_env(spec.env.keys()))
-            .map_err(|e| e.with_operation(OPERATION))?;
+        spec.check().map_err(|e| e.with_operation(OPERATION))?;
         self.0.open_session(cx, spec).await
     }
 
@@ -240,6 +204,24 @@ impl Provider for CheckedProvider {
     async fn connect(&self, cx: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {
         self.0.connect(cx, id).await
     }
+
+    fn actions(&self) -> Vec<ActionInfo> {
+        self.0.actions()
+    }
+
+    async fn act(
+        &self,
+        cx: &OpContext,
+        machine: Option<&MachineId>,
+        action: &str,
+        args: Json,
+    ) -> Result<serde_json::Value> {
+        let actions = self.0.actions();
+        ActionInfo::find(&actions, action)?
+            .check(machine, &args)
+            .map_err(|e| e.with_operation("machine.act"))?;
+        self.0.act(cx, machine, action, args).await
+    }
 }
 
 #[cfg(test)]
@@ -320,6 +302,14 @@ mod tests {
         assert_eq!(capability(provider.delete(&cx, &id, false).await).as_deref(), Some("delete"));
         assert!(seen.calls().is_empty());
 
+        let explode = provider.act(&cx, Some(&id), "explode", Json::new()).await;
+        assert_eq!(capability(explode).as_deref(), Some("actions"));
+        let whole = provider.act(&cx, None, "snapshot", Json::new()).await.unwrap_err();
+        assert_eq!(whole.context_value("field"), Some("machine"));
+        assert!(seen.calls().is_empty());
+        provider.act(&cx, Some(&id), "snapshot", Json::new()).await.unwrap();
+        assert_eq!(seen.calls(), ["act"]);
+
         let mut fake = fake::Fake::new();
         fake.machines.stop_with_suspend = false;
         let (provider, _) = fake::provider(&CapabilityCheckLayer, fake);
@@ -329,25 +319,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn malformed_input_names_the_field() {
-        let argv = || CommandSpec::argv(["true"]);
-        let cases = [
-            ("argv", CommandSpec::argv(Vec::<String>::new())),
-            ("argv", CommandSpec::argv([""])),
-            ("argv", CommandSpec::argv(["a", "b\0c"])),
-            ("shell", CommandSpec::shell("a\0")),
-            ("cwd", argv().with_cwd("/\0")),
-            ("env", argv().with_env("A=B", "c")),
-            ("env", argv().with_env("", "c")),
-            ("cols", argv().with_pty(PtySize { cols: 0, rows: 1 })),
-            ("rows", argv().with_pty(PtySize { cols: 1, rows: 1001 })),
-        ];
-        for (field, spec) in cases {
-            let (answer, calls) = spawn(fake::Fake::new(), spec).await;
-            let error = answer.unwrap_err();
-            assert_eq!((error.kind(), calls), (ErrorKind::InvalidInput, 0));
-            assert_eq!(error.context_value("field"), Some(field));
-            assert!(error.context_value("rule").is_some());
-        }
+    async fn malformed_input_does_not_reach_the_backend() {
+        let (answer, calls) = spawn(fake::Fake::new(), CommandSpec::argv(["a", "b\0c"])).await;
+        let error = answer.unwrap_err();
+        assert_eq!((error.kind(), calls), (ErrorKind::InvalidInput, 0));
+        assert_eq!((error.context_value("field"), error.operation()), (Some("argv"), "command.spawn"));
     }
 }

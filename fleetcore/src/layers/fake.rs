@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, FileInfo, FileKind,
-    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, MachineState, Offset, PtySize,
-    Result, SessionSpec, Signal, StopMode, WriteOptions,
+    ActionInfo, ActionScope, Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind,
+    FileInfo, FileKind, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec,
+    MachineState, Offset, PtySize, Result, SessionSpec, Signal, StopMode, WriteOptions,
     raw::{ByteStream, Executor, FileSystem, OpContext, ProcessControl, Provider, RawProcess, Session},
 };
 
@@ -205,6 +205,15 @@ impl Provider for FakeHandle {
         self.0.answer("connect").await?;
         let _ = id;
         Ok(Arc::new(self.clone()))
+    }
+    fn actions(&self) -> Vec<ActionInfo> {
+        vec![
+            ActionInfo::new("snapshot", ActionScope::Machine, "takes a snapshot"),
+            ActionInfo::question("snapshots", ActionScope::Machine, "lists snapshots"),
+        ]
+    }
+    async fn act(&self, _: &OpContext, _: Option<&MachineId>, _: &str, _: Json) -> Result<serde_json::Value> {
+        self.0.answer("act").await.map(|()| serde_json::Value::Null)
     }
 }
 

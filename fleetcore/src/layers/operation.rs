@@ -63,6 +63,10 @@ operations! {
     MachineInfo = "machine.info", Query;
     /// [`Provider::connect`](crate::Provider::connect)
     MachineConnect = "machine.connect", Query;
+    /// [`Provider::act`](crate::Provider::act), an action that changes something
+    MachineAct = "machine.act", MachineChange;
+    /// [`Provider::act`](crate::Provider::act), an action that only asks
+    MachineAsk = "machine.ask", Query;
     /// [`Executor::ping`](crate::Executor::ping)
     Ping = "machine.ping", Query;
     /// [`Executor::spawn`](crate::Executor::spawn)
@@ -121,7 +125,7 @@ impl Operation {
     pub fn is_repeatable(self) -> bool {
         match self.class() {
             OperationClass::Query | OperationClass::Read => true,
-            OperationClass::MachineChange => self != Self::MachineCreate,
+            OperationClass::MachineChange => !matches!(self, Self::MachineCreate | Self::MachineAct),
             OperationClass::Change => {
                 matches!(self, Self::DirCreate | Self::SessionResize | Self::SessionClose)
             }

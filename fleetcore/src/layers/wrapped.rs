@@ -10,7 +10,7 @@ use super::{
     operation::{Operation, Subject},
 };
 use crate::{
-    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, Key,
+    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, Json, Key,
     MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, PtySize, Result, Screen,
     SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
     raw::{ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess, Session},
@@ -92,6 +92,34 @@ impl<A: Around> Provider for Wrapped<dyn Provider, A> {
         let inner = &self.inner;
         let call = Call::new(Operation::MachineConnect, Subject::Machine(inner.scheme(), id));
         self.around.call(&call, cx, |cx| async move { inner.connect(&cx, id).await }).await.map(first)
+    }
+
+    fn actions(&self) -> Vec<ActionInfo> {
+        self.inner.actions()
+    }
+
+    /// An action the provider does not have counts as a change: nobody knows what it would have done.
+    async fn act(
+        &self,
+        cx: &OpContext,
+        machine: Option<&MachineId>,
+        action: &str,
+        args: Json,
+    ) -> Result<serde_json::Value> {
+        let (inner, args) = (&self.inner, &args);
+        let known = inner.actions().into_iter().find(|a| a.name == action);
+        let operation = match &known {
+            Some(info) if !info.changes => Operation::MachineAsk,
+            _ => Operation::MachineAct,
+        };
+        let subject = match machine {
+            Some(id) => Subject::Machine(inner.scheme(), id),
+            None => Subject::Provider(inner.scheme()),
+        };
+        let program = known.as_ref().map(|info| info.name.as_str());
+        let call = Call { program, ..Call::new(operation, subject) };
+        let run = |cx: OpContext| async move { inner.act(&cx, machine, action, args.clone()).await };
+        self.around.call(&call, cx, run).await.map(first)
     }
 }
 

@@ -5,7 +5,10 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use super::{Executor, OpContext};
-use crate::{MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Result, StopMode};
+use crate::{
+    ActionInfo, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Result,
+    StopMode,
+};
 
 /// The machines of one account, hypervisor or inventory.
 ///
@@ -30,4 +33,18 @@ pub trait Provider: Send + Sync + fmt::Debug + 'static {
     async fn info(&self, cx: &OpContext, id: &MachineId) -> Result<MachineInfo>;
     /// The way to run things on it. Cheap; `InvalidState` when the machine is not up.
     async fn connect(&self, cx: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>>;
+    /// What it can do besides the life of machines, e.g. snapshots. Constant for one provider, cheap.
+    fn actions(&self) -> Vec<ActionInfo>;
+    /// Does one of its [`actions`](Self::actions), for `machine` or for the provider as a whole; gives what that
+    /// action answers. Slow ones report through [`OpContext::progress`].
+    ///
+    /// `Unsupported` for an action it does not have; `InvalidInput` when `machine` or `args` are not what
+    /// [`ActionInfo::check`] demands.
+    async fn act(
+        &self,
+        cx: &OpContext,
+        machine: Option<&MachineId>,
+        action: &str,
+        args: Json,
+    ) -> Result<serde_json::Value>;
 }

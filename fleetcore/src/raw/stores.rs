@@ -8,8 +8,8 @@ use jiff::Timestamp;
 
 use crate::{
     AgentId, AgentInfo, AgentRegistration, AgentReport, AuditEntry, AuditFilter, CommandFilter, CommandId,
-    CommandRecord, Labels, Lease, Offset, OutputChunk, RegistryEvent, Result, StateChange, TokenId,
-    TokenRecord, UserName, UserRecord,
+    CommandRecord, Labels, Lease, Offset, OutputChunk, RegistryEvent, RequestKey, Result, StateChange,
+    TokenId, TokenRecord, UserName, UserRecord,
 };
 
 /// Which agents there are.
@@ -57,6 +57,11 @@ pub trait CommandStore: Send + Sync + fmt::Debug + 'static {
     /// Settles every record that is `Queued` or `Running` to `Lost`; returns them. For a store that was just opened,
     /// when nothing can be running.
     async fn mark_lost(&self, why: &str) -> Result<Vec<CommandId>>;
+    /// The key of the digests in its records, the same as long as the records live. A store without one (the default)
+    /// keeps no digests: two requests under one id then count as the same when their records would look the same.
+    fn request_key(&self) -> Option<RequestKey> {
+        None
+    }
 }
 
 /// People, programs and their secrets (hashed).
@@ -86,11 +91,13 @@ pub trait IdentityStore: Send + Sync + fmt::Debug + 'static {
     async fn prune_tokens(&self, now: Timestamp) -> Result<u64>;
 }
 
-/// An append-only log of who did what.
+/// A log of who did what; entries are added, never changed, and go when they are too old.
 #[async_trait]
 pub trait AuditStore: Send + Sync + fmt::Debug + 'static {
     /// Adds an entry; the store sets `seq`.
     async fn append(&self, entry: AuditEntry) -> Result<()>;
     /// Entries that pass, newest first.
     async fn read(&self, filter: AuditFilter) -> Result<Vec<AuditEntry>>;
+    /// Removes entries from before `before`, and the oldest beyond `keep` entries; returns how many.
+    async fn prune_audit(&self, before: Option<Timestamp>, keep: Option<u64>) -> Result<u64>;
 }

@@ -74,6 +74,7 @@ impl ShellSession {
         if !able.pty || !able.stdin {
             return Err(Error::unsupported(OPERATION));
         }
+        spec.check().map_err(|e| e.with_operation(OPERATION))?;
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let work = async {
             let command = setup::command(&spec, &nonce)?;

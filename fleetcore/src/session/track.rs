@@ -146,7 +146,6 @@ pub(super) struct Tracker {
 
 impl Tracker {
     pub(super) fn new(spec: &SessionSpec, nonce: &str) -> Result<Self> {
-        spec.size.check()?;
         let emulator = Emulator::new(spec.size, spec.scrollback_lines)
             .ok_or_else(|| Error::invalid("size", "at least 1 column and 1 row"))?;
         let state = State {

@@ -2,6 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
 use tokio::{
@@ -14,29 +15,13 @@ use super::{
     handle::{Request, Shared},
 };
 use crate::{
-    CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor, ExitKind,
-    ExitStatus, Io, OpContext, OutputChunk, Program, Result, Signal, StateChange, Target, journal::Journal,
+    Channel, CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor,
+    ExitKind, ExitStatus, Io, OpContext, OutputChunk, Result, Signal, StateChange, Target, journal::Journal,
     raw::RawProcess,
 };
 
 /// Requests (signals, resizes) that may wait for the supervisor.
 const REQUEST_QUEUE: usize = 16;
-
-/// Refuses what no executor could run, before anything is recorded.
-fn check(spec: &CommandSpec) -> Result<()> {
-    if let Program::Argv(argv) = &spec.program
-        && argv.first().is_none_or(String::is_empty)
-    {
-        return Err(Error::invalid("argv", "a list that starts with the name of a program"));
-    }
-    if let Io::Pty(size) = spec.io {
-        size.check()?;
-    }
-    if spec.timeout.is_some_and(|t| t.is_zero()) {
-        return Err(Error::invalid("timeout", "longer than zero"));
-    }
-    Ok(())
-}
 
 /// Settles the record of a command whose start was given up: the caller dropped the future.
 struct Unstarted {
@@ -47,12 +32,11 @@ struct Unstarted {
 impl Unstarted {
     async fn failed(mut self, error: &Error) {
         if let Some(recording) = self.recording.take() {
-            settle(
-                &recording,
-                &self.record,
-                StateChange::to(CommandState::Failed).with_error(error.to_string()),
-            )
-            .await;
+            let state = match error.kind() {
+                ErrorKind::Cancelled => CommandState::Cancelled,
+                _ => CommandState::Failed,
+            };
+            settle(&recording, &self.record, StateChange::to(state).with_error(error.to_string())).await;
         }
     }
 }
@@ -91,9 +75,11 @@ pub(crate) async fn spawn(
     spec: CommandSpec,
     recording: Recording,
 ) -> Result<RunningCommand> {
-    check(&spec)?;
+    spec.check()?;
     let target = recording.target.clone().unwrap_or_else(Target::local);
-    let record = Arc::new(CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned)));
+    let record = CommandRecord::new(id, target, &spec, cx.actor.as_deref().map(str::to_owned))
+        .with_request(recording.request);
+    let record = Arc::new(record);
     // From here on a dropped future settles the record; the store takes changes in order, so after the insert.
     let mut unstarted = Unstarted { record, recording: Some(recording.clone()) };
     let record = Arc::clone(&unstarted.record);
@@ -119,7 +105,7 @@ pub(crate) async fn spawn(
 }
 
 /// Puts a running process under supervision.
-fn supervise(
+pub(super) fn supervise(
     mut raw: RawProcess,
     id: CommandId,
     spec: CommandSpec,
@@ -154,6 +140,7 @@ fn supervise(
         drain_at: None,
         output_done: false,
         keeping: None,
+        ahead: None,
         log_failed: false,
         settling: false,
         last_call: None,
@@ -184,6 +171,8 @@ struct Actor {
     output_done: bool,
     /// A chunk on its way to the durable log; readers see it once it is there.
     keeping: Option<(OutputChunk, BoxFuture<'static, Result<()>>)>,
+    /// What was read while the log was busy with the chunk before; only ever there beside `keeping`.
+    ahead: Option<(Channel, Bytes)>,
     log_failed: bool,
     /// Nobody may hold the end back any more: the command is being ended, or its output is safe in the log.
     settling: bool,
@@ -246,7 +235,8 @@ impl Actor {
                 () = async { if let Some(s) = &mut started { s.await } }, if started.is_some() => started = None,
                 kept = async { match &mut self.keeping { Some((_, k)) => k.await, None => Ok(()) } },
                     if self.keeping.is_some() => self.on_kept(kept),
-                chunk = self.raw.output.next(), if !self.output_done && space && self.keeping.is_none() => match chunk {
+                chunk = self.raw.output.next(), if space && self.may_read() => match chunk {
+                    Some(Ok(output)) if self.keeping.is_some() => self.ahead = Some(output),
                     Some(Ok((channel, data))) => self.on_output(channel, data),
                     Some(Err(e)) => {
                         tracing::warn!(command = %self.shared.id, error = %e, "output cannot be read any more");
@@ -311,7 +301,18 @@ impl Actor {
         }
     }
 
-    fn on_output(&mut self, channel: crate::Channel, data: bytes::Bytes) {
+    /// One chunk may be read while the log takes the one before, if the window has room for both.
+    fn may_read(&self) -> bool {
+        let room = |pending: &OutputChunk| {
+            self.settling || self.shared.journal.has_space_after(pending.data.len() as u64)
+        };
+        !self.output_done
+            && self.ahead.is_none()
+            && self.last_call.is_none()
+            && self.keeping.as_ref().is_none_or(|(pending, _)| room(pending))
+    }
+
+    fn on_output(&mut self, channel: Channel, data: Bytes) {
         let chunk = self.shared.journal.stamp(channel, data);
         let Some(store) = self.recording.store.clone() else {
             self.shared.journal.push(chunk);
@@ -334,6 +335,9 @@ impl Actor {
         self.note_log(result);
         if let Some((chunk, _)) = self.keeping.take() {
             self.shared.journal.push(chunk);
+        }
+        if let Some((channel, data)) = self.ahead.take() {
+            self.on_output(channel, data);
         }
     }
 

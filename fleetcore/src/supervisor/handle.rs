@@ -80,6 +80,13 @@ impl CommandHandle {
         Box::new(self.subscribe(from))
     }
 
+    /// As [`stream`](Self::stream), but the command never waits for this reader, not even under
+    /// [`Overflow::Block`](crate::Overflow::Block): one that is too far behind reads the durable log if there is one,
+    /// else it sees a [`Gap`](crate::CommandEvent::Gap). For those who may look but not steer.
+    pub fn watch(&self, from: Offset) -> Box<dyn CommandStream> {
+        Box::new(self.shared.journal.watch(from))
+    }
+
     pub(crate) fn subscribe(&self, from: Offset) -> JournalStream {
         self.shared.journal.subscribe(from)
     }

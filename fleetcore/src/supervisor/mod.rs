@@ -4,6 +4,8 @@ mod actor;
 mod handle;
 mod owner;
 mod recording;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use actor::spawn;
 pub use handle::CommandHandle;

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{CommandRecord, CommandState, CommandStore, StateChange, Target};
+use crate::{CommandRecord, CommandState, CommandStore, RequestDigest, StateChange, Target};
 
 /// Told of every change of a record, after it has been stored and before anybody can see its effects.
 pub(crate) trait Observer: Send + Sync {
@@ -18,6 +18,8 @@ pub(crate) struct Recording {
     /// Held as long as the process is there, e.g. a permit.
     pub(crate) held: Option<Arc<dyn Send + Sync + 'static>>,
     pub(crate) target: Option<Target>,
+    /// What the whole request was.
+    pub(crate) request: Option<RequestDigest>,
 }
 
 impl fmt::Debug for Recording {
@@ -28,7 +30,8 @@ impl fmt::Debug for Recording {
 
 /// Pauses between attempts to store the end of a command.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(60);
+/// Short: until the store has the end, a `kill -9` would turn it into `Lost`.
+const RETRY_MOST: Duration = Duration::from_secs(5);
 
 impl Recording {
     /// Applies a change the supervisor has already applied in memory; says whether the store has it.

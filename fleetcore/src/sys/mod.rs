@@ -2,9 +2,11 @@
 #![expect(unsafe_code, reason = "wrapped here once, with its proof, so that no other module needs any")]
 
 mod exec;
+mod memory;
 mod pidfd;
 mod pty;
 
 pub(crate) use exec::{AsUser, Prepare, prepare};
+pub use memory::give_memory_back;
 pub(crate) use pidfd::ExitWatch;
 pub(crate) use pty::{PtyControl, open_pty, to_io};

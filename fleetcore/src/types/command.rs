@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::{Labels, Target};
+use super::{Labels, RequestDigest, Target};
 use crate::CommandId;
 
 /// What an executor can do on its one machine.
@@ -139,7 +139,8 @@ pub enum Overflow {
     #[default]
     DropOldest,
     /// Stop reading from the process while any attached stream is a window behind, and before the first one
-    /// attaches. It lets go when the last stream leaves.
+    /// attaches. It lets go when the last stream leaves. Streams of [`watch`](crate::CommandHandle::watch) do not
+    /// count.
     Block,
 }
 
@@ -353,7 +354,7 @@ pub struct OutputChunk {
 impl OutputChunk {
     /// Position after the last byte.
     pub fn end(&self) -> Offset {
-        Offset(self.offset.0 + self.data.len() as u64)
+        Offset(self.offset.0.saturating_add(self.data.len() as u64))
     }
 }
 
@@ -562,6 +563,10 @@ pub struct CommandRecord {
     pub actor: Option<String>,
     /// Its labels.
     pub labels: Labels,
+    /// What the whole request was, to recognise a repeat; `None` in records of a store without a
+    /// [key](crate::CommandStore::request_key) and in old ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestDigest>,
     /// Its state.
     pub state: CommandState,
     /// How it ended.
@@ -591,6 +596,7 @@ impl CommandRecord {
             pty: if let Io::Pty(size) = spec.io { Some(size) } else { None },
             actor,
             labels: spec.labels.clone(),
+            request: None,
             state: CommandState::Queued,
             exit: None,
             error: None,
@@ -600,6 +606,24 @@ impl CommandRecord {
             ended_at: None,
             revision: 1,
         }
+    }
+
+    /// Sets what the whole request was.
+    #[must_use]
+    pub fn with_request(mut self, request: Option<RequestDigest>) -> Self {
+        self.request = request;
+        self
+    }
+
+    /// Whether what is kept here is what a request for `spec` on `target` would leave. Much of a request is not kept:
+    /// see [`Commands::is_repeat`](crate::Commands::is_repeat).
+    pub fn resembles(&self, target: &Target, spec: &CommandSpec) -> bool {
+        let pty = if let Io::Pty(size) = spec.io { Some(size) } else { None };
+        self.target == *target
+            && self.program == spec.program
+            && self.cwd == spec.cwd
+            && self.pty == pty
+            && self.labels == spec.labels
     }
 
     /// The record after `change`, with a new revision.

@@ -1,18 +1,23 @@
 //! Plain data: no I/O, no backend names, no wire formats.
 
+mod action;
 mod agent;
+mod check;
 mod command;
 mod file;
 mod identity;
 mod machine;
+mod request;
 mod session;
 mod target;
 
+pub use action::*;
 pub use agent::*;
 pub use command::*;
 pub use file::*;
 pub use identity::*;
 pub use machine::*;
+pub use request::*;
 pub use session::*;
 pub use target::*;
 

@@ -12,6 +12,7 @@
 //! ```
 
 mod env;
+pub mod layers;
 mod runner;
 pub mod standin;
 pub mod suite;

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use fleetcore::{
-    Error, ErrorKind, Executor, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec,
-    MachineState, OpContext, Provider, Result, StopMode,
+    ActionInfo, ActionScope, ArgumentKind, Error, ErrorKind, Executor, Json, MachineCapabilities,
+    MachineFilter, MachineId, MachineInfo, MachineSpec, MachineState, OpContext, Provider, Result, StopMode,
     backends::local::{Local, LocalConfig},
 };
 use tokio::sync::Mutex;
@@ -137,5 +137,41 @@ impl Provider for TableProvider {
                 .with_context("state", info.native_state));
         }
         Ok(Arc::clone(&self.host))
+    }
+
+    /// `recover` takes a deleted machine back, `count` counts machines: one action of each kind.
+    fn actions(&self) -> Vec<ActionInfo> {
+        if !self.can.delete_is_soft {
+            return Vec::new();
+        }
+        vec![
+            ActionInfo::new("recover", ActionScope::Machine, "Takes a deleted machine back"),
+            ActionInfo::question("count", ActionScope::Provider, "Counts machines").accepts(
+                "deleted",
+                ArgumentKind::Flag,
+                "also those that are deleted",
+            ),
+        ]
+    }
+
+    async fn act(
+        &self,
+        _: &OpContext,
+        machine: Option<&MachineId>,
+        action: &str,
+        args: Json,
+    ) -> Result<serde_json::Value> {
+        ActionInfo::find(&self.actions(), action)?.check(machine, &args)?;
+        let mut machines = self.machines.lock().await;
+        let Some(id) = machine else {
+            let all = args.get("deleted").and_then(serde_json::Value::as_bool).unwrap_or(false);
+            let counted = machines.values().filter(|m| all || m.state != MachineState::Deleted).count();
+            return Ok(counted.into());
+        };
+        let machine = machines.get_mut(id).ok_or_else(|| missing(id))?;
+        if machine.state == MachineState::Deleted {
+            set(machine, MachineState::Stopped);
+        }
+        Ok(serde_json::Value::Null)
     }
 }

@@ -1,54 +1,25 @@
 //! The behaviour suite over every backend of this crate.
 //!
 //! `FLEETCORE_TEST=local,table` chooses backends (default: those that need nothing but this host); the others are
-//! skipped with a printed reason. `FLEETCORE_STRESS=N` runs it N times.
+//! skipped with a printed reason. `local+each` and `table+each` put every built-in layer and chaos in front one by one.
+//! `FLEETCORE_STRESS=N` runs it N times.
 
 use std::{process::ExitCode, sync::Arc};
 
 use fleetcore::{
-    Executor, Fleet, Layer, MachineCapabilities,
+    Executor, Fleet, MachineCapabilities, Provider,
     backends::local::{Local, LocalConfig},
-    layers::{
-        AuditLayer, CapabilityCheckLayer, ChaosLayer, ChaosPlan, Fault, LimitLayer, Operation, RetryLayer,
-        TimeoutLayer, TracingLayer, When,
-    },
-    store::memory::MemoryStore,
 };
-use fleetcore_testkit::{Env, Runner, WithoutNativeFiles, standin::TableProvider};
+use fleetcore_testkit::{
+    Env, Runner, WithoutNativeFiles,
+    layers::{self, Layers},
+    standin::TableProvider,
+};
 
-type Layers = Vec<Arc<dyn Layer>>;
-
-/// Every built-in layer that is not there to break things, in the recommended order.
-fn all_layers() -> Layers {
-    vec![
-        Arc::new(TimeoutLayer::default()),
-        Arc::new(RetryLayer::default()),
-        Arc::new(LimitLayer::default()),
-        Arc::new(CapabilityCheckLayer::new()),
-        Arc::new(AuditLayer::new(Arc::new(MemoryStore::new()))),
-        #[cfg(feature = "metrics")]
-        Arc::new(fleetcore::layers::MetricsLayer::new()),
-        Arc::new(TracingLayer::new()),
-    ]
-}
-
-fn calm() -> Layers {
-    vec![Arc::new(ChaosLayer::new(ChaosPlan::seeded(1)))]
-}
-
-/// Faults that no caller may notice: output in small pieces.
-fn choppy() -> Layers {
-    let mut plan = ChaosPlan::seeded(2);
-    for operation in [Operation::Spawn, Operation::FileRead, Operation::TarRead] {
-        plan = plan.with(operation, When::Always, Fault::ShortReads(997));
-    }
-    vec![Arc::new(ChaosLayer::new(plan))]
-}
-
-fn local(layers: fn() -> Layers, host: fn() -> Arc<dyn Executor>) -> impl Fn() -> EnvFuture + Clone {
+fn local(behind: fn() -> Layers, host: fn() -> Arc<dyn Executor>) -> impl Fn() -> EnvFuture + Clone {
     move || {
         Box::pin(async move {
-            let fleet = layers().into_iter().fold(Fleet::builder(), |fleet, layer| fleet.with_layer(layer));
+            let fleet = behind().into_iter().fold(Fleet::builder(), |fleet, layer| fleet.with_layer(layer));
             Env::new(fleet.with_host(host()).build(), "local").await
         })
     }
@@ -64,34 +35,50 @@ fn host_without_files() -> Arc<dyn Executor> {
     Arc::new(WithoutNativeFiles(host()))
 }
 
-fn layered_table(can: Option<MachineCapabilities>) -> Arc<dyn fleetcore::Provider> {
-    let table: Arc<dyn fleetcore::Provider> =
-        Arc::new(can.map_or_else(TableProvider::default, TableProvider::new));
-    all_layers().into_iter().fold(table, |provider, layer| layer.layer_provider(provider))
+fn layered_table(behind: fn() -> Layers, can: Option<MachineCapabilities>) -> Arc<dyn Provider> {
+    let table: Arc<dyn Provider> = Arc::new(can.map_or_else(TableProvider::default, TableProvider::new));
+    behind().into_iter().fold(table, |provider, layer| layer.layer_provider(provider))
 }
+
+/// What runs when `FLEETCORE_TEST` is silent: all of it takes about a minute on two slow processors.
+const DEFAULT: &str = "local,local+each,table,table+each";
+/// All that can be named.
+const KNOWN: [&str; 4] = ["local", "local+each", "table", "table+each"];
 
 fn main() -> ExitCode {
     let mut runner = Runner::new();
-    let wanted = std::env::var("FLEETCORE_TEST").unwrap_or_else(|_| "local,table".to_owned());
+    let wanted = std::env::var("FLEETCORE_TEST").unwrap_or_else(|_| DEFAULT.to_owned());
     let wanted: Vec<&str> = wanted.split([',', '|']).map(str::trim).filter(|w| !w.is_empty()).collect();
     if wanted.contains(&"local") {
         runner
             .machine("local", local(Vec::new, host))
             .machine("local+simulated-files", local(Vec::new, host_without_files))
-            .machine("local+layers", local(all_layers, host))
-            .machine("local+chaos", local(calm, host))
-            .machine("local+short-reads", local(choppy, host));
+            .machine("local+layers", local(layers::all, host))
+            .machine("local+chaos", local(layers::calm, host))
+            .machine("local+short-reads", local(layers::choppy, host));
+    }
+    if wanted.contains(&"local+each") {
+        for (name, behind) in layers::each() {
+            runner.machine(&format!("local+each+{name}"), local(behind, host));
+        }
     }
     if wanted.contains(&"table") {
         runner
             .plain_provider("table", || Arc::new(TableProvider::default()))
-            .plain_provider("table+layers", || layered_table(None))
-            .plain_provider("table+nothing", || layered_table(Some(MachineCapabilities::default())));
+            .plain_provider("table+layers", || layered_table(layers::all, None))
+            .plain_provider("table+nothing", || {
+                layered_table(layers::all, Some(MachineCapabilities::default()))
+            });
     }
-    for name in wanted.iter().filter(|w| !["local", "table"].contains(w)) {
+    if wanted.contains(&"table+each") {
+        for (name, behind) in layers::each() {
+            runner.plain_provider(&format!("table+each+{name}"), move || layered_table(behind, None));
+        }
+    }
+    for name in wanted.iter().filter(|w| !KNOWN.contains(w)) {
         runner.skip(name, "this build has no such backend");
     }
-    for name in ["local", "table"].iter().filter(|n| !wanted.contains(n)) {
+    for name in KNOWN.iter().filter(|n| !wanted.contains(n)) {
         runner.skip(name, "FLEETCORE_TEST does not name it");
     }
     runner.run()

@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use fleetcore::{
-    AgentId, AgentRegistration, AgentRegistry, Channel, CommandFilter, CommandState, CommandStore, ErrorKind,
-    StateChange,
+    AgentId, AgentRegistration, AgentRegistry, Channel, CommandFilter, CommandId, CommandRecord, CommandSpec,
+    CommandState, CommandStore, ErrorKind, StateChange, Target,
     store::sqlite::{SqliteConfig, SqliteStore},
 };
 use fleetcore_testkit::suite::store::{chunk, output, record};
@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("files::only_the_owner_can_look", only_the_owner_can_look),
         trial("files::one_process_at_a_time", one_process_at_a_time),
         trial("files::a_newer_format_is_left_alone", a_newer_format_is_left_alone),
+        trial("files::format_1_0_is_taken_further", format_1_0_is_taken_further),
         trial("files::a_foreign_database_is_left_alone", a_foreign_database_is_left_alone),
         trial("files::damage_is_named", damage_is_named),
         trial("files::output_without_a_record_is_removed", output_without_a_record_is_removed),
@@ -103,7 +104,7 @@ fn one_process_at_a_time() {
 }
 
 fn a_newer_format_is_left_alone() {
-    for (major, minor, refusal) in [(1, 1, true), (2, 0, true), (1, 0, false)] {
+    for (major, minor, refusal) in [(1, 2, true), (2, 0, true), (1, 1, false)] {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()));
         let file = dir.path().join("fleetcore.db");
@@ -117,7 +118,7 @@ fn a_newer_format_is_left_alone() {
                 assert!(refusal, "{e}");
                 assert_eq!(e.kind(), ErrorKind::InvalidState);
                 assert!(
-                    e.message().contains(&format!("{major}.{minor}")) && e.message().contains("1.0"),
+                    e.message().contains(&format!("{major}.{minor}")) && e.message().contains("1.1"),
                     "{e}"
                 );
                 assert!(e.context_value("path").is_some());
@@ -125,6 +126,39 @@ fn a_newer_format_is_left_alone() {
             }
         }
     }
+}
+
+fn format_1_0_is_taken_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let conn = rusqlite::Connection::open(dir.path().join("fleetcore.db")).unwrap();
+    conn.execute_batch(include_str!("../../src/store/sqlite/migrations/0001_init.sql")).unwrap();
+    conn.execute_batch(
+        "CREATE TABLE fleetcore_format (
+            one INTEGER PRIMARY KEY CHECK (one = 1), major INTEGER NOT NULL, minor INTEGER NOT NULL) STRICT;
+         INSERT INTO fleetcore_format VALUES (1, 1, 0);",
+    )
+    .unwrap();
+    // As a build for 1.0 wrote it: without a digest.
+    let record =
+        CommandRecord::new(CommandId::generate(), Target::local(), &CommandSpec::argv(["true"]), None);
+    let body = serde_json::to_string(&record).unwrap();
+    assert!(!body.contains("\"request\""), "{body}");
+    conn.execute(
+        "INSERT INTO commands (id, target, state, created_ns, revision, display, body)
+         VALUES (?1, 'local', 'queued', 0, 1, 'true', ?2)",
+        rusqlite::params![record.id.as_uuid().into_bytes(), body],
+    )
+    .unwrap();
+    drop(conn);
+
+    let digest = |store: &SqliteStore| {
+        store.request_key().unwrap().digest(&Target::local(), &CommandSpec::argv(["true"]))
+    };
+    let store = open(dir.path());
+    let first = digest(&store);
+    assert_eq!(block_on(CommandStore::get(&store, record.id)).unwrap(), record);
+    drop(store);
+    assert_eq!(digest(&open(dir.path())), first, "the key stays");
 }
 
 fn a_foreign_database_is_left_alone() {

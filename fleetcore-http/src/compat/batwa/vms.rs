@@ -36,8 +36,8 @@ const TERMINAL_GRACE: Duration = Duration::from_secs(2);
 pub(super) enum VmError {
     /// There is no such program.
     NotInstalled,
-    /// It ended with another code than 0.
-    Failed { code: Option<i32>, stdout: String, stderr: String },
+    /// It ended with another code than 0; what it said to that.
+    Failed(String),
     /// It took too long.
     TimedOut,
     /// What it printed is no JSON.
@@ -51,7 +51,7 @@ impl VmError {
     pub(super) fn text(&self, otherwise: &str) -> String {
         match self {
             Self::NotInstalled => map::NOT_INSTALLED.to_owned(),
-            Self::Failed { stderr, .. } => map::failure_text(stderr, otherwise),
+            Self::Failed(stderr) => map::failure_text(stderr, otherwise),
             Self::TimedOut => map::TIMED_OUT.to_owned(),
             Self::NotJson(why) => format!("Failed to parse JSON: {why}"),
             Self::Fleet(error) => error.message().to_owned(),
@@ -61,7 +61,7 @@ impl VmError {
     /// The status for a client.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Failed { stderr, .. } if map::says_unknown(stderr) => StatusCode::NOT_FOUND,
+            Self::Failed(stderr) if map::says_unknown(stderr) => StatusCode::NOT_FOUND,
             Self::Fleet(error) if error.kind() == ErrorKind::RateLimited => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -141,11 +141,7 @@ impl Vms {
         if printed.code == Some(0) {
             return Ok(printed);
         }
-        Err(VmError::Failed {
-            code: printed.code,
-            stdout: String::from_utf8_lossy(&printed.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&printed.stderr).into_owned(),
-        })
+        Err(VmError::Failed(String::from_utf8_lossy(&printed.stderr).into_owned()))
     }
 
     /// Runs Multipass with these arguments to its end, with nothing to read. Dropping the future kills it.

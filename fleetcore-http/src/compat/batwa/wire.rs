@@ -22,7 +22,6 @@ pub(super) const METHOD_NOT_ALLOWED: &str = r#"{"detail":"Method Not Allowed"}"#
 pub(super) const NOT_AUTHENTICATED: &str = r#"{"detail":"Not authenticated"}"#;
 pub(super) const BAD_CREDENTIALS: &str = r#"{"detail":"Invalid credentials"}"#;
 pub(super) const BAD_KEY: &str = r#"{"detail":"Invalid or missing API key"}"#;
-pub(super) const HEARTBEAT: &str = r#"{"success":true,"message":"Heartbeat received"}"#;
 /// What tells agents of ours to register again; the others ignore the extra key.
 pub(super) const HEARTBEAT_UNKNOWN: &str =
     r#"{"success":true,"message":"Heartbeat received","registered":false}"#;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::native::wire::{Size, parse_signal};
 
 /// Name of the subprotocol.
-pub(super) const PROTOCOL: &str = "fleetcore.v1";
+pub(in crate::native) const PROTOCOL: &str = "fleetcore.v1";
 
 const OUTPUT: u8 = 1;
 const GAP: u8 = 2;
@@ -18,7 +18,7 @@ const ERROR: u8 = 6;
 
 /// What a client can say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FromClient {
+pub(in crate::native) enum FromClient {
     Input(Bytes),
     Resize(PtySize),
     Ack(u64),
@@ -28,7 +28,7 @@ pub(super) enum FromClient {
 }
 
 impl FromClient {
-    pub(super) fn parse(frame: &Bytes) -> Result<Self> {
+    pub(in crate::native) fn parse(frame: &Bytes) -> Result<Self> {
         let bad = |rule: &'static str| Error::invalid("frame", rule).with_operation("attach");
         let (kind, rest) = frame.split_first().ok_or_else(|| bad("not empty"))?;
         let payload = || frame.slice(1..);
@@ -56,10 +56,10 @@ impl FromClient {
 
 /// An output frame that can take more bytes of the same channel.
 #[derive(Debug)]
-pub(super) struct OutputFrame(BytesMut);
+pub(in crate::native) struct OutputFrame(BytesMut);
 
 impl OutputFrame {
-    pub(super) fn new(offset: Offset, channel: Channel, data: &[u8], room: usize) -> Self {
+    pub(in crate::native) fn new(offset: Offset, channel: Channel, data: &[u8], room: usize) -> Self {
         let mut frame = BytesMut::with_capacity(10 + data.len().max(room));
         frame.put_u8(OUTPUT);
         frame.put_u64(offset.0);
@@ -72,18 +72,18 @@ impl OutputFrame {
         frame.put_slice(data);
         Self(frame)
     }
-    pub(super) fn push(&mut self, data: &[u8]) {
+    pub(in crate::native) fn push(&mut self, data: &[u8]) {
         self.0.put_slice(data);
     }
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::native) fn len(&self) -> usize {
         self.0.len()
     }
-    pub(super) fn freeze(self) -> Bytes {
+    pub(in crate::native) fn freeze(self) -> Bytes {
         self.0.freeze()
     }
 }
 
-pub(super) fn gap(from: Offset, to: Offset) -> Bytes {
+pub(in crate::native) fn gap(from: Offset, to: Offset) -> Bytes {
     let mut frame = BytesMut::with_capacity(17);
     frame.put_u8(GAP);
     frame.put_u64(from.0);
@@ -91,16 +91,16 @@ pub(super) fn gap(from: Offset, to: Offset) -> Bytes {
     frame.freeze()
 }
 
-pub(super) fn pong(payload: &[u8]) -> Bytes {
+pub(in crate::native) fn pong(payload: &[u8]) -> Bytes {
     with_payload(PONG, payload)
 }
-pub(super) fn exit(exit: &impl Serialize) -> Bytes {
+pub(in crate::native) fn exit(exit: &impl Serialize) -> Bytes {
     json(EXIT, exit)
 }
-pub(super) fn state(state: &impl Serialize) -> Bytes {
+pub(in crate::native) fn state(state: &impl Serialize) -> Bytes {
     json(STATE, state)
 }
-pub(super) fn error(problem: &impl Serialize) -> Bytes {
+pub(in crate::native) fn error(problem: &impl Serialize) -> Bytes {
     json(ERROR, problem)
 }
 
@@ -117,7 +117,7 @@ fn with_payload(kind: u8, payload: &[u8]) -> Bytes {
 }
 
 /// An error for the client that is not worth ending the connection.
-pub(super) fn not_allowed() -> Error {
+pub(in crate::native) fn not_allowed() -> Error {
     Error::new(ErrorKind::PermissionDenied, "this connection only looks on").with_operation("attach")
 }
 

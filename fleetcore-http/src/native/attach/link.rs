@@ -186,7 +186,9 @@ pub(crate) async fn attach(
             .with_header(axum::http::header::UPGRADE, "websocket")
     })?;
     let stream: Box<dyn CommandStream> = match &party {
-        Party::Command { handle: Some(handle), .. } => handle.stream(from),
+        // A command that waits for its readers waits only for those who could as well end it.
+        Party::Command { handle: Some(handle), .. } if actor.may(Scope::Run) => handle.stream(from),
+        Party::Command { handle: Some(handle), .. } => handle.watch(from),
         Party::Command { id, .. } => {
             let end = app.fleet().commands().get(*id).await?.output_end;
             app.fleet().commands().stream(*id, from.min(end)).await?

@@ -1,6 +1,6 @@
 //! Terminals over WebSocket: attach to a command or a session.
 
-mod frame;
+pub(super) mod frame;
 mod link;
 
 pub(crate) use link::{AttachQuery, Party, attach};

@@ -36,7 +36,13 @@ pub struct Size {
 
 impl Size {
     pub(crate) fn check(self) -> Result<PtySize> {
-        PtySize { cols: self.cols, rows: self.rows }.check()
+        PtySize::from(self).check()
+    }
+}
+
+impl From<Size> for PtySize {
+    fn from(s: Size) -> Self {
+        Self { cols: s.cols, rows: s.rows }
     }
 }
 
@@ -281,14 +287,10 @@ impl CreateCommand {
     /// What the core wants to know.
     pub(crate) fn spec(&mut self) -> Result<CommandSpec> {
         let program = match (self.argv.take(), self.shell.take()) {
-            (Some(argv), None) if argv.first().is_none_or(String::is_empty) => {
-                return Err(Error::invalid("argv", "a program and its arguments"));
-            }
             (Some(argv), None) => Program::Argv(argv),
             (None, Some(script)) => Program::Shell(script),
             _ => return Err(Error::invalid("argv", "given, or shell instead, but not both")),
         };
-        check_texts(&program, self)?;
         let mut spec = CommandSpec::new(program).with_on_drop(OnDrop::Detach);
         spec.cwd = self.cwd.take();
         spec.env = std::mem::take(&mut self.env);
@@ -298,7 +300,7 @@ impl CreateCommand {
             Some(_) if self.stdin || self.merge => {
                 return Err(Error::invalid("pty", "used without stdin and merge: a terminal has both"));
             }
-            Some(size) => Io::Pty(size.check()?),
+            Some(size) => Io::Pty(size.into()),
             None => Io::Pipes { stdin: self.stdin, merge: self.merge },
         };
         spec.timeout = self.timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
@@ -311,37 +313,9 @@ impl CreateCommand {
         spec.overflow = self.overflow.unwrap_or_default();
         spec.replay_bytes = self.replay_bytes.unwrap_or(spec.replay_bytes);
         spec.labels = std::mem::take(&mut self.labels);
+        spec.check()?;
         Ok(spec)
     }
-}
-
-/// No system takes a NUL in these, and each backend would say so differently.
-fn check_texts(program: &Program, request: &CreateCommand) -> Result<()> {
-    let bad = |text: &str| text.contains('\0');
-    let rule = "text without a NUL character";
-    match program {
-        Program::Argv(argv) if argv.iter().any(|a| bad(a)) => return Err(Error::invalid("argv", rule)),
-        Program::Shell(script) if bad(script) => return Err(Error::invalid("shell", rule)),
-        _ => {}
-    }
-    if request.cwd.as_deref().is_some_and(|c| bad(c) || c.is_empty()) {
-        return Err(Error::invalid("cwd", "a path without a NUL character"));
-    }
-    if request.user.as_deref().is_some_and(|u| bad(u) || u.is_empty()) {
-        return Err(Error::invalid("user", "the name of a user"));
-    }
-    check_env(&request.env)
-}
-
-pub(crate) fn check_env(env: &BTreeMap<String, SecretString>) -> Result<()> {
-    use secrecy::ExposeSecret;
-    if env.keys().any(|k| k.is_empty() || k.contains(['=', '\0'])) {
-        return Err(Error::invalid("env", "made of names without = and NUL"));
-    }
-    if env.values().any(|v| v.expose_secret().contains('\0')) {
-        return Err(Error::invalid("env", "made of values without NUL"));
-    }
-    Ok(())
 }
 
 /// Sends a signal.

@@ -1,15 +1,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use fleetcore::{
-    Error, HandedBack, Key, Result, Screen, SessionId, SessionInfo, SessionSpec, Target, Turn as CoreTurn,
-    TurnStatus, WaitPolicy,
+    Error, HandedBack, Key, PtySize, Result, Screen, SessionId, SessionInfo, SessionSpec, Target,
+    Turn as CoreTurn, TurnStatus, WaitPolicy,
 };
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Exit, Size, check_env, millis};
+use super::{Exit, millis};
 
 /// A persistent shell that belongs to the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -131,21 +131,10 @@ impl CreateSession {
             Some(id) => SessionId::new(id)?,
             None => SessionId::new(format!("s-{}", uuid::Uuid::now_v7().simple()))?,
         };
-        check_env(&self.env)?;
-        let bad = |t: &String| t.contains('\0');
-        if self.shell.iter().any(bad) || self.shell.first().is_some_and(String::is_empty) {
-            return Err(Error::invalid("shell", "a program and its arguments without NUL"));
-        }
-        if self.cwd.as_ref().is_some_and(|c| bad(c) || c.is_empty()) {
-            return Err(Error::invalid("cwd", "a path without a NUL character"));
-        }
-        if self.user.as_ref().is_some_and(|u| bad(u) || u.is_empty()) {
-            return Err(Error::invalid("user", "the name of a user"));
-        }
         if self.scrollback_lines > SCROLLBACK_MAX {
             return Err(Error::invalid("scrollback_lines", "at most 100000"));
         }
-        let mut spec = SessionSpec::new(id).with_size(Size { cols: self.cols, rows: self.rows }.check()?);
+        let mut spec = SessionSpec::new(id).with_size(PtySize { cols: self.cols, rows: self.rows });
         spec.shell = self.shell;
         spec.cwd = self.cwd;
         spec.env = self.env;
@@ -156,6 +145,7 @@ impl CreateSession {
             None => idle,
         };
         spec.labels = self.labels;
+        spec.check()?;
         Ok(spec)
     }
 }

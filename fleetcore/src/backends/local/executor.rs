@@ -72,37 +72,12 @@ impl Local {
     }
 }
 
-fn check_no_nul(field: &'static str, text: &str) -> Result<()> {
-    if text.contains('\0') {
-        return Err(Error::invalid(field, "without NUL characters"));
-    }
-    Ok(())
-}
-
 /// Everything that would only fail in the child, or worse would not.
 fn check(spec: &CommandSpec) -> Result<()> {
-    match &spec.program {
-        Program::Argv(argv) => {
-            if argv.first().is_none_or(String::is_empty) {
-                return Err(Error::invalid("argv", "a program name and its arguments"));
-            }
-            argv.iter().try_for_each(|a| check_no_nul("argv", a))?;
-        }
-        Program::Shell(script) => check_no_nul("shell", script)?,
-        Program::Action { name, .. } => {
-            return Err(Error::unsupported("spawn").with_context("action", name.escape_debug()));
-        }
+    if let Program::Action { name, .. } = &spec.program {
+        return Err(Error::unsupported("spawn").with_context("action", name.escape_debug()));
     }
-    for (name, value) in &spec.env {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            let rule = "set by names that are not empty and have neither = nor NUL in them";
-            return Err(Error::invalid("env", rule).with_context("name", name.escape_debug()));
-        }
-        check_no_nul("env", value.expose_secret()).map_err(|e| e.with_context("name", name))?;
-    }
-    spec.cwd.iter().try_for_each(|c| check_no_nul("cwd", c))?;
-    spec.user.iter().try_for_each(|u| check_no_nul("user", u))?;
-    if let Io::Pty(size) = spec.io { size.check().map(drop) } else { Ok(()) }
+    spec.check()
 }
 
 /// Our ends of a process' channels.

@@ -2,6 +2,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::Channel;
@@ -120,6 +121,21 @@ pub(super) fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize>
         }
     }
     Ok(done)
+}
+
+/// Up to `len` bytes from `at` on, less only at the end of the file.
+pub(super) fn read_block(file: &File, len: usize, at: u64) -> io::Result<Bytes> {
+    let mut block = Vec::with_capacity(len);
+    while block.len() < len {
+        let from = at + block.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut block), from) {
+            Ok(0) => break,
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    block.truncate(len);
+    Ok(block.into())
 }
 
 /// Whatever decodes is what would have been written.

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fs::File, io};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::{
@@ -15,6 +15,8 @@ use crate::{CommandId, Offset, OutputChunk, Result};
 
 /// Read from disk at a time; every frame fits.
 const BLOCK: usize = HEADER + MAX_DATA;
+/// Smaller frames are cheaper to read than to pass over one by one.
+const SKIP_BYTES: u32 = 2 << 10;
 
 struct Reader {
     parts: VecDeque<Part>,
@@ -86,16 +88,30 @@ impl Reader {
                 },
             },
         };
+        let at = self.skip_known(&file, at, len)?;
         let want = usize::try_from(len.saturating_sub(at)).unwrap_or(BLOCK).min(BLOCK);
-        let mut block = BytesMut::zeroed(want);
-        let got = frame::read_at(&file, &mut block, at)?;
-        block.truncate(got);
-        let used = self.take_frames(block.freeze());
+        let used = self.take_frames(frame::read_block(&file, want, at)?);
         // No whole frame in a block that could hold any: the rest of this segment is torn.
         if used > 0 {
             self.open = Some((file, at + used as u64, len));
         }
         Ok(true)
+    }
+
+    /// Where to read on in a file: frames that lie wholly before what is wanted are passed over by their headers. A
+    /// reader that keeps falling out of the ring opens the log again and again, each time somewhere in a segment.
+    fn skip_known(&self, file: &File, mut at: u64, len: u64) -> io::Result<u64> {
+        while at < len {
+            let mut head = [0; HEADER];
+            frame::read_at(file, &mut head, at)?;
+            let Some(header) = Header::decode(&head).filter(|h| h.len >= SKIP_BYTES) else { break };
+            let next = at + HEADER as u64 + u64::from(header.len);
+            if header.end() > self.next || next > len {
+                break;
+            }
+            at = next;
+        }
+        Ok(at)
     }
 
     /// Turns whole frames into chunks; returns how many bytes they took.

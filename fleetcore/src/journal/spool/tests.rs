@@ -337,3 +337,27 @@ fn check(model: &[(u64, u64)], got: &[(u64, u64)], from: u64) {
     }
     assert_eq!(want, got);
 }
+
+#[test]
+fn reading_may_begin_anywhere_in_a_segment_of_large_and_small_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = SpoolLimits { segment_bytes: 1 << 20, ..LIMITS };
+    let (id, spool) = (CommandId::generate(), spool(dir.path(), limits));
+    run(async {
+        // With a hole after the third; a reader passes over frames of 2 KiB and more without reading them.
+        let (mut at, mut starts) = (0, vec![]);
+        for len in [5000, 10, 3000, 7, 100_000, 2048, 2047, 1, 4096] {
+            spool.append(id, &chunk(at, bytes(at, len))).await.unwrap();
+            starts.push(at);
+            at += len as u64 + if starts.len() == 3 { 500 } else { 0 };
+        }
+        let hole = 8010..8510;
+        for from in starts.iter().flat_map(|s| [s.saturating_sub(1), *s, s + 1]).chain([8200, at - 1]) {
+            let want: Vec<_> = [(from, hole.start), (from.max(hole.end), at)]
+                .into_iter()
+                .filter(|(start, end)| start < end)
+                .collect();
+            assert_eq!(ranges(&read(&spool, id, from).await), want, "from {from}");
+        }
+    });
+}

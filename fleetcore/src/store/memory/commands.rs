@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{MemoryStore, store::State};
 use crate::{
     CommandFilter, CommandId, CommandRecord, CommandState, CommandStore, Error, ErrorKind, Offset,
-    OutputChunk, Result, StateChange,
+    OutputChunk, RequestKey, Result, StateChange,
 };
 
 const DEFAULT_LIMIT: usize = 100;
@@ -99,5 +99,9 @@ impl CommandStore for MemoryStore {
             lost.push(record.id);
         }
         Ok(lost)
+    }
+
+    fn request_key(&self) -> Option<RequestKey> {
+        Some(self.shared.key.clone())
     }
 }

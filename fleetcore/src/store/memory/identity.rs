@@ -121,4 +121,14 @@ impl AuditStore for MemoryStore {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
         Ok(self.state().audit.iter().rev().filter(passes).take(limit).cloned().collect())
     }
+
+    async fn prune_audit(&self, before: Option<Timestamp>, keep: Option<u64>) -> Result<u64> {
+        let mut state = self.state();
+        let count = state.audit.len();
+        state.audit.retain(|entry| before.is_none_or(|before| entry.at >= before));
+        let keep = keep.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
+        let excess = state.audit.len().saturating_sub(keep);
+        state.audit.drain(..excess);
+        Ok((count - state.audit.len()) as u64)
+    }
 }

@@ -9,8 +9,8 @@ use tokio::sync::broadcast;
 
 use super::output::Outputs;
 use crate::{
-    AgentId, AgentInfo, AuditEntry, CommandId, CommandRecord, RegistryEvent, TokenId, TokenRecord, UserName,
-    UserRecord, store::watch::BACKLOG,
+    AgentId, AgentInfo, AuditEntry, CommandId, CommandRecord, RegistryEvent, RequestKey, TokenId,
+    TokenRecord, UserName, UserRecord, store::watch::BACKLOG,
 };
 
 /// How much a [`MemoryStore`] keeps.
@@ -57,6 +57,7 @@ pub struct MemoryStore {
 
 pub(super) struct Shared {
     pub(super) limits: MemoryLimits,
+    pub(super) key: RequestKey,
     pub(super) state: Mutex<State>,
     /// Sent to while `state` is locked, so that watchers see changes in order.
     pub(super) changes: broadcast::Sender<RegistryEvent>,
@@ -84,7 +85,14 @@ impl MemoryStore {
     /// An empty store.
     pub fn with_limits(limits: MemoryLimits) -> Self {
         let (changes, _) = broadcast::channel(BACKLOG);
-        Self { shared: Arc::new(Shared { limits, state: Mutex::default(), changes }) }
+        Self {
+            shared: Arc::new(Shared {
+                limits,
+                key: RequestKey::generate(),
+                state: Mutex::default(),
+                changes,
+            }),
+        }
     }
 
     pub(super) fn state(&self) -> parking_lot::MutexGuard<'_, State> {

@@ -1,4 +1,4 @@
-use std::{collections::HashSet, time::SystemTime};
+use std::collections::HashSet;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     CommandFilter, CommandId, CommandRecord, CommandState, CommandStore, Error, ErrorKind, Offset,
-    OutputChunk, Result, StateChange,
+    OutputChunk, RequestKey, Result, StateChange,
 };
 
 const DEFAULT_LIMIT: usize = 100;
@@ -225,7 +225,8 @@ impl CommandStore for SqliteStore {
                 break;
             }
         }
-        self.spool.with(|spool| spool.enforce(SystemTime::now())).await??;
+        let now = self.age.now();
+        self.spool.with(move |spool| spool.enforce(now)).await??;
         Ok(removed)
     }
 
@@ -252,5 +253,9 @@ impl CommandStore for SqliteStore {
             Ok(lost)
         };
         self.writer.run(op, work).await
+    }
+
+    fn request_key(&self) -> Option<RequestKey> {
+        Some(self.request_key.clone())
     }
 }

@@ -239,6 +239,46 @@ impl AuditStore for SqliteStore {
     async fn read(&self, filter: AuditFilter) -> Result<Vec<AuditEntry>> {
         self.readers.run("audit.read", move |conn| read_audit(conn, &filter)).await
     }
+
+    async fn prune_audit(&self, before: Option<Timestamp>, keep: Option<u64>) -> Result<u64> {
+        let mut removed = 0;
+        for rule in [before.map(Stale::Before), keep.map(Stale::Beyond)].into_iter().flatten() {
+            loop {
+                let step = self.writer.run("audit.prune", move |conn| prune_audit(conn, rule)).await?;
+                removed += step as u64;
+                if step < PRUNE_STEP {
+                    break;
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Entries of the audit log removed in one go, so that others get a turn at the writer.
+const PRUNE_STEP: usize = 5000;
+
+/// Which entries of the audit log are to go.
+#[derive(Clone, Copy)]
+enum Stale {
+    Before(Timestamp),
+    /// The oldest, beyond this many.
+    Beyond(u64),
+}
+
+/// Removes up to a step's worth; returns how many.
+fn prune_audit(conn: &Connection, stale: Stale) -> Result<usize> {
+    let (rule, value) = match stale {
+        Stale::Before(at) => ("at_ns < ?1", nanos(at)),
+        // Numbers go up by one, so that at most `keep` entries have one of the last `keep` numbers.
+        Stale::Beyond(keep) => {
+            ("seq <= (SELECT coalesce(max(seq), 0) FROM audit) - ?1", i64::try_from(keep).unwrap_or(i64::MAX))
+        }
+    };
+    let sql = format!("DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE {rule} LIMIT ?2)");
+    conn.prepare_cached(&sql)
+        .and_then(|mut s| s.execute(params![value, PRUNE_STEP as i64]))
+        .map_err(db("audit.prune"))
 }
 
 fn read_audit(conn: &Connection, filter: &AuditFilter) -> Result<Vec<AuditEntry>> {

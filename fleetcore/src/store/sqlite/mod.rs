@@ -10,6 +10,7 @@
 //! Commits are not synced to disk one by one, so a power cut may cost the last moments but never consistency; the
 //! death of the process costs nothing.
 
+mod age;
 mod agents;
 mod commands;
 mod config;

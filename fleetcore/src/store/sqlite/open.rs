@@ -11,7 +11,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::error::db;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, RequestKey, Result};
 
 const OPEN: &str = "store.open";
 const DATABASE: &str = "fleetcore.db";
@@ -19,8 +19,10 @@ const DATABASE: &str = "fleetcore.db";
 /// Each takes the format one version further. The last one is what this build reads and writes. A new minor version
 /// only adds what an older build could ignore; it is refused there all the same, because an older build would write
 /// rows without it.
-const MIGRATIONS: [(Version, &str); 1] =
-    [(Version { major: 1, minor: 0 }, include_str!("migrations/0001_init.sql"))];
+const MIGRATIONS: [(Version, &str); 2] = [
+    (Version { major: 1, minor: 0 }, include_str!("migrations/0001_init.sql")),
+    (Version { major: 1, minor: 1 }, include_str!("migrations/0002_request_key.sql")),
+];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Version {
@@ -115,6 +117,13 @@ pub(super) fn reader(dir: &Path) -> Result<Connection> {
         Ok(conn)
     };
     connect().map_err(|e| e.with_context("path", path.display()))
+}
+
+/// The key that the digests of requests are made with.
+pub(super) fn request_key(conn: &Connection) -> Result<RequestKey> {
+    let sql = "SELECT key FROM store_keys WHERE name = 'request'";
+    let key = conn.query_row(sql, [], |row| row.get::<_, [u8; 32]>(0)).map_err(db(OPEN))?;
+    Ok(RequestKey::from_bytes(key))
 }
 
 fn settle(conn: &Connection) -> Result<()> {

@@ -6,19 +6,21 @@ use std::{
         mpsc::{self, SyncSender},
     },
     thread::JoinHandle,
-    time::SystemTime,
 };
 
+use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::broadcast;
 
 use super::{
-    SqliteConfig, commands,
+    SqliteConfig,
+    age::AgeClock,
+    commands,
     database::{WeakWorker, Worker},
     open,
 };
 use crate::{
-    Error, RegistryEvent, Result,
+    Error, RegistryEvent, RequestKey, Result,
     journal::spool::{Spool, SpoolLimits},
     store::watch::BACKLOG,
 };
@@ -46,6 +48,8 @@ pub struct SqliteStore {
     pub(super) readers: Worker,
     pub(super) spool: Arc<Spool>,
     pub(super) changes: broadcast::Sender<RegistryEvent>,
+    pub(super) age: Arc<AgeClock>,
+    pub(super) request_key: RequestKey,
     config: SqliteConfig,
     chores: SyncSender<Chore>,
     janitor: Option<JoinHandle<()>>,
@@ -74,6 +78,7 @@ impl SqliteStore {
         }
         let lock = open::lock(&config.dir)?;
         let conn = open::writer(&config.dir)?;
+        let request_key = open::request_key(&conn)?;
         // What one more thing to do is lost to a full queue comes again with the next reminder.
         let (chores, todo) = mpsc::sync_channel(4);
         let remind = chores.clone();
@@ -92,7 +97,19 @@ impl SqliteStore {
         })?;
         let readers = Worker::readers(|| open::reader(&config.dir))?;
         let (changes, _) = broadcast::channel(BACKLOG);
-        let mut store = Self { writer, readers, spool, changes, config, chores, janitor: None, _lock: lock };
+        let age = Arc::new(AgeClock::new());
+        let mut store = Self {
+            writer,
+            readers,
+            spool,
+            changes,
+            age,
+            request_key,
+            config,
+            chores,
+            janitor: None,
+            _lock: lock,
+        };
         store.start_janitor(todo)?;
         Ok(store)
     }
@@ -102,19 +119,26 @@ impl SqliteStore {
         &self.config
     }
 
+    /// The time to count the age of stored things to, e.g. for `prune`: that of the wall clock, unless it was set
+    /// forward since the store was opened. Then it is the time that has really passed, because what is removed as too
+    /// old does not come back when the clock is put right.
+    pub fn age_now(&self) -> Timestamp {
+        self.age.timestamp()
+    }
+
     fn start_janitor(&mut self, todo: mpsc::Receiver<Chore>) -> Result<()> {
         let conn = open::reader(&self.config.dir)?;
-        let (spool, reader) = (Arc::clone(&self.spool), self.readers.downgrade());
+        let (spool, reader, age) = (Arc::clone(&self.spool), self.readers.downgrade(), Arc::clone(&self.age));
         let body = move || {
             // Directories whose record is gone: a kill can fall between the two halves of `prune`.
             if let Some(reader) = reader {
                 report(sweep(&spool, &reader));
             }
-            report(spool.enforce(SystemTime::now()));
+            report(spool.enforce(age.now()));
             while let Ok(chore) = todo.recv() {
                 match chore {
                     Chore::Checkpoint => checkpoint(&conn),
-                    Chore::Enforce => report(spool.enforce(SystemTime::now())),
+                    Chore::Enforce => report(spool.enforce(age.now())),
                     Chore::Stop => break,
                 }
             }

@@ -28,7 +28,7 @@ pub fn all() -> Vec<Case<dyn IdentityStore>> {
 
 /// All cases about the audit log.
 pub fn audit() -> Vec<Case<dyn AuditStore>> {
-    cases![the_log_is_in_order_and_pages, the_log_is_filtered]
+    cases![the_log_is_in_order_and_pages, the_log_is_filtered, the_log_is_pruned_by_age_and_length]
 }
 
 fn user(name: &str) -> UserRecord {
@@ -209,4 +209,30 @@ async fn the_log_is_filtered(store: Arc<dyn AuditStore>) {
     assert_eq!(ask(None, Some("command.signal")).await, pick(&[3, 1]));
     assert_eq!(ask(Some("zoe"), Some("command.")).await, pick(&[3, 0]));
     assert_eq!(ask(None, Some("nothing")).await, pick(&[]));
+}
+
+async fn the_log_is_pruned_by_age_and_length(store: Arc<dyn AuditStore>) {
+    let start = Timestamp::now();
+    let day = jiff::SignedDuration::from_hours(24);
+    for n in 0..6 {
+        let mut entry = AuditEntry::new("ann", format!("deed.{n}"), "local", "ok");
+        // Two of them are old.
+        entry.at = if n < 2 { start - day * 2 } else { start };
+        store.append(entry).await.unwrap();
+    }
+    let actions = async || {
+        let all = store.read(AuditFilter::default()).await.unwrap();
+        all.into_iter().map(|e| e.action).collect::<Vec<_>>()
+    };
+    assert_eq!(store.prune_audit(None, None).await.unwrap(), 0, "nothing asked, nothing removed");
+    assert_eq!(store.prune_audit(Some(start - day), None).await.unwrap(), 2);
+    assert_eq!(actions().await, ["deed.5", "deed.4", "deed.3", "deed.2"]);
+    assert_eq!(store.prune_audit(Some(start - day), Some(4)).await.unwrap(), 0);
+    assert_eq!(store.prune_audit(None, Some(3)).await.unwrap(), 1);
+    assert_eq!(actions().await, ["deed.5", "deed.4", "deed.3"]);
+    assert_eq!(store.prune_audit(None, Some(0)).await.unwrap(), 3);
+    // Numbers are not given twice.
+    store.append(AuditEntry::new("ann", "deed.6", "local", "ok")).await.unwrap();
+    let last = store.read(AuditFilter::default()).await.unwrap();
+    assert_eq!(last.iter().map(|e| e.seq).collect::<Vec<_>>(), [7]);
 }

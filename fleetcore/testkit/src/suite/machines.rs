@@ -3,12 +3,12 @@
 use std::{fmt, sync::Arc};
 
 use fleetcore::{
-    CommandId, CommandSpec, ErrorKind, ExitKind, MachineCapabilities, MachineFilter, MachineId, MachineSpec,
-    MachineState, OpContext, Provider, StopMode,
+    ActionScope, CommandId, CommandSpec, ErrorKind, ExitKind, Json, MachineCapabilities, MachineFilter,
+    MachineId, MachineSpec, MachineState, OpContext, Provider, StopMode,
 };
 
 use super::{Case, cases};
-use crate::{fail, must, refused};
+use crate::{fail, must, names_the_field, refused};
 
 /// A provider under test.
 pub struct Machines {
@@ -40,6 +40,7 @@ pub fn all() -> Vec<Case<Machines>> {
         lists_are_filtered_by_label,
         a_machine_that_is_down_cannot_be_connected,
         the_scheme_is_a_name,
+        actions_are_checked_before_anything_is_done,
     ]
 }
 
@@ -276,4 +277,35 @@ async fn a_machine_that_is_down_cannot_be_connected(env: Arc<Machines>) {
 async fn the_scheme_is_a_name(env: Arc<Machines>) {
     must(MachineId::new(env.provider.scheme()));
     assert_ne!(env.provider.scheme(), fleetcore::LOCAL);
+}
+
+async fn actions_are_checked_before_anything_is_done(env: Arc<Machines>) {
+    let (actions, machine) = (env.provider.actions(), id("suite-no-such-machine"));
+    let mut names: Vec<&str> = actions.iter().map(|a| a.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), actions.len(), "an action is listed twice");
+    for machine in [None, Some(&machine)] {
+        let error = refused(
+            env.provider.act(&cx(), machine, "fleetcore-no-such-action", Json::new()).await,
+            ErrorKind::Unsupported,
+        );
+        assert_eq!(error.context_value("action"), Some("fleetcore-no-such-action"), "{error:?}");
+    }
+    for action in &actions {
+        must(MachineId::new(&action.name));
+        let mut args = Json::new();
+        args.insert("fleetcore-no-such-argument".to_owned(), true.into());
+        let on = (action.scope == ActionScope::Machine).then_some(&machine);
+        let error = refused(env.provider.act(&cx(), on, &action.name, args).await, ErrorKind::InvalidInput);
+        names_the_field(&error, &["args"]);
+        let on = match action.scope {
+            ActionScope::Machine => None,
+            ActionScope::Provider => Some(&machine),
+            _ => continue,
+        };
+        let error =
+            refused(env.provider.act(&cx(), on, &action.name, Json::new()).await, ErrorKind::InvalidInput);
+        names_the_field(&error, &["machine"]);
+    }
 }

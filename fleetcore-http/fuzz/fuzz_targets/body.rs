@@ -1,0 +1,6 @@
+//! JSON bodies.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| fleetcore_http::fuzz::body(data));
