@@ -240,7 +240,10 @@ pub(crate) async fn request(
 ) -> Reply {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            head.push_str(&format!("Host: {address}\r\n"));
+        }
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -278,7 +281,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// Types of all values by their path; of arrays the first member.
+/// Types of all values by their path; members of an array together.
 pub(crate) fn shape(value: &Value) -> BTreeMap<String, &'static str> {
     fn walk(value: &Value, path: String, all: &mut BTreeMap<String, &'static str>) {
         let kind = match value {
@@ -287,8 +290,8 @@ pub(crate) fn shape(value: &Value) -> BTreeMap<String, &'static str> {
             Value::Number(_) => "number",
             Value::String(_) => "string",
             Value::Array(items) => {
-                if let Some(first) = items.first() {
-                    walk(first, format!("{path}[]"), all);
+                for item in items {
+                    walk(item, format!("{path}[]"), all);
                 }
                 "array"
             }

@@ -246,7 +246,7 @@ async fn this_master_understands_the_recorded_agents() {
         let list = master.get("/api/vm/list", &headers).await.json();
         assert!(list.get("errors").is_none(), "{kind}: {list}");
         let theirs = list["vms"].as_array().unwrap().iter().filter(|v| v["agent_id"] == "agent1").count();
-        assert_eq!(theirs, 3, "{kind}: {list}");
+        assert_eq!(theirs, 4, "{kind}: {list}");
         let info = master.get("/api/vm/info/web?agent_id=agent1", &headers).await.json();
         assert_eq!(
             (&info["name"], &info["image"], &info["cpus"]),

@@ -157,6 +157,7 @@ async fn sizes_reach_the_program_and_are_never_typed() {
     assert!(!terminal.shown().contains("resize"), "{}", terminal.shown());
     // Other JSON is typed.
     let mut echo = open(&master, &cookie, "echo").await;
+    echo.until_text("Welcome to echo").await;
     echo.send("5\r").await;
     echo.send("{\"type\":\"ping\"}\r").await;
     echo.until_text("{\"type\":\"ping\"}\r\n{\"type\":\"ping\"}\r\n").await;

@@ -15,6 +15,8 @@ mod routes;
 mod server;
 mod state;
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod vms;
 mod wire;
 
