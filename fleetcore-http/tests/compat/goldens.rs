@@ -310,6 +310,7 @@ async fn machines_of_the_master() {
         better("info-option-injection", 422, "Invalid VM name '--all'"),
         better("start-option-injection", 422, "Invalid VM name '--all'"),
         better("stop-option-injection", 422, "Invalid VM name '--all'"),
+        better("list-after-stop-all", 200, "\"state\":\"Running\""),
         better("start-empty-name", 422, "Invalid VM name ''"),
         better("start-nul-byte", 422, "Invalid VM name"),
         better("start-non-ascii", 422, "Invalid VM name"),

@@ -201,15 +201,19 @@ async fn a_master_that_restarts_still_knows_its_agents() {
 // ---- recorded agents
 
 #[derive(Clone)]
-struct Recorded(Arc<(Vec<Value>, Mutex<Vec<(String, String)>>)>);
+struct Recorded {
+    records: Arc<Vec<Value>>,
+    /// Keys of all requests.
+    keys: Arc<Mutex<Vec<String>>>,
+}
 
 /// Answers as the recorded agent did to the same request.
-async fn replay(State(Recorded(all)): State<Recorded>, request: Request) -> Response {
+async fn replay(State(all): State<Recorded>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let key = parts.headers.get("x-api-key").map(|k| k.to_str().unwrap().to_owned()).unwrap_or_default();
-    all.1.lock().push((parts.uri.path().to_owned(), key));
+    all.keys.lock().push(key);
     let same = |r: &&Value| {
         let asked: Value =
             serde_json::from_str(r["request"]["body"].as_str().unwrap_or("null")).unwrap_or(Value::Null);
@@ -218,7 +222,7 @@ async fn replay(State(Recorded(all)): State<Recorded>, request: Request) -> Resp
             && r["request"]["headers"].get("X-API-Key").is_some_and(|k| k == AGENT_KEY)
             && asked == body
     };
-    match all.0.iter().find(same) {
+    match all.records.iter().find(same) {
         Some(record) => {
             let status = StatusCode::from_u16(record["response"]["status"].as_u64().unwrap() as u16).unwrap();
             let body = record["response"]["body"].as_str().unwrap().to_owned();
@@ -232,7 +236,7 @@ async fn replay(State(Recorded(all)): State<Recorded>, request: Request) -> Resp
 async fn this_master_understands_the_recorded_agents() {
     for kind in ["python", "go"] {
         let Some(records) = recorded(&format!("{kind}/agent_http.jsonl")) else { return };
-        let seen = Recorded(Arc::new((records, Mutex::default())));
+        let seen = Recorded { records: Arc::new(records), keys: Arc::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let routes = Router::new().fallback(replay).with_state(seen.clone());
@@ -267,6 +271,10 @@ async fn this_master_understands_the_recorded_agents() {
             ("/api/vm/stop", "batch", "VM 'batch' stopped"),
             ("/api/vm/delete", "c1", "VM deleted and purged"),
         ] {
+            // The Go agent's launch with defaults had failed, so there was nothing to delete.
+            if kind == "go" && path == "/api/vm/delete" {
+                continue;
+            }
             let reply = master.post(path, &headers, &of(name)).await;
             assert_eq!(reply.json()["message"], json!(message), "{kind} {path}: {reply:?}");
         }
@@ -277,8 +285,8 @@ async fn this_master_understands_the_recorded_agents() {
             "exit status 2"
         };
         assert_eq!((failed.status, failed.detail().as_str()), (500, said), "{kind}");
-        let calls = seen.0.1.lock();
-        assert!(calls.iter().all(|(_, key)| key == AGENT_KEY), "{kind}: {calls:?}");
+        let keys = seen.keys.lock();
+        assert!(!keys.is_empty() && keys.iter().all(|k| k == AGENT_KEY), "{kind}: {keys:?}");
     }
 }
 

@@ -128,8 +128,8 @@ async fn a_shell_on_a_real_terminal() {
     terminal.until_text("xterm-256color").await;
     assert!(terminal.shown().contains("40 134"), "{}", terminal.shown());
     // Ctrl-C reaches the program, which needs a controlling terminal.
-    terminal.send("sleep 1000\r").await;
-    terminal.until_text("sleep 1000\r\n").await;
+    terminal.send("sh -c 'echo U''P; exec sleep 1000'\r").await;
+    terminal.until_text("\nUP\r\n").await;
     terminal.send("\u{3}").await;
     terminal.send("echo AFTER-$((1+1))\r").await;
     terminal.until_text("AFTER-2").await;
@@ -159,6 +159,7 @@ async fn sizes_reach_the_program_and_are_never_typed() {
     let mut echo = open(&master, &cookie, "echo").await;
     echo.until_text("Welcome to echo").await;
     echo.send("5\r").await;
+    echo.until_text("5\r\n5\r\n").await;
     echo.send("{\"type\":\"ping\"}\r").await;
     echo.until_text("{\"type\":\"ping\"}\r\n{\"type\":\"ping\"}\r\n").await;
     // Keys may come as bytes too.

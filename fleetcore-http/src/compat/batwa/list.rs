@@ -147,11 +147,17 @@ pub(super) trait Ask: Send + Sync + 'static {
 pub(super) struct Lists {
     ask: Box<dyn Ask>,
     local: Arc<Shared<HostList>>,
-    agents: Mutex<HashMap<String, (Arc<Shared<HostList>>, String)>>,
+    agents: Mutex<HashMap<String, Source>>,
     /// Goes up when agents come, go or change.
     registry: Arc<AtomicU64>,
     actions: AtomicU64,
     merged: Mutex<Option<Merged>>,
+}
+
+struct Source {
+    shared: Arc<Shared<HostList>>,
+    /// Address and host name of the agent: others mean another host.
+    whose: String,
 }
 
 struct Merged {
@@ -184,8 +190,8 @@ impl Lists {
         match agent {
             None => self.local.outdate(),
             Some(id) => {
-                if let Some((shared, _)) = self.agents.lock().get(id) {
-                    shared.outdate();
+                if let Some(source) = self.agents.lock().get(id) {
+                    source.shared.outdate();
                 }
             }
         }
@@ -210,7 +216,7 @@ impl Lists {
         let sources = self.sources(&agents);
         let mut until = Instant::now() + FRESH;
         let mut asked = vec![self.local.now(|| self.ask.local())];
-        for ((_, shared), agent) in sources.iter().zip(&agents) {
+        for (shared, agent) in sources.iter().zip(&agents) {
             asked.push(shared.now(|| self.ask.agent(agent)));
         }
         let mut complete = true;
@@ -228,7 +234,7 @@ impl Lists {
         } else {
             join_all(asked.into_iter().map(patiently)).await
         };
-        let shareds = std::iter::once(&self.local).chain(sources.iter().map(|(_, s)| s));
+        let shareds = std::iter::once(&self.local).chain(&sources);
         let names = std::iter::once((None, "local".to_owned()))
             .chain(agents.iter().map(|a| (Some(a.info.agent_id.clone()), a.info.hostname.clone())));
         let mut hosts: Vec<Arc<Members>> = Vec::with_capacity(answers.len());
@@ -265,7 +271,7 @@ impl Lists {
     }
 
     /// One source per agent; a changed address or host name makes a new one. Those of agents that are gone go.
-    fn sources(&self, agents: &[Agent]) -> Vec<(String, Arc<Shared<HostList>>)> {
+    fn sources(&self, agents: &[Agent]) -> Vec<Arc<Shared<HostList>>> {
         let mut known = self.agents.lock();
         let mut next = HashMap::with_capacity(agents.len());
         let mut sources = Vec::with_capacity(agents.len());
@@ -273,11 +279,11 @@ impl Lists {
             let id = &agent.info.agent_id;
             let whose = format!("{} {}", agent.info.api_url, agent.info.hostname);
             let shared = match known.remove(id) {
-                Some((shared, same)) if same == whose => shared,
+                Some(source) if source.whose == whose => source.shared,
                 _ => Shared::new(),
             };
-            next.insert(id.clone(), (shared.clone(), whose));
-            sources.push((id.clone(), shared));
+            next.insert(id.clone(), Source { shared: shared.clone(), whose });
+            sources.push(shared);
         }
         *known = next;
         sources
