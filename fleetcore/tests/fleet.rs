@@ -298,7 +298,7 @@ async fn a_command_that_is_starting_can_be_cancelled_and_steered() {
     };
     gated.gate.add_permits(1);
     steering.await.unwrap().unwrap();
-    starting.await.unwrap().unwrap();
+    let _owner = starting.await.unwrap().unwrap();
     let record = commands.wait(id).await.unwrap();
     assert_eq!(record.exit.unwrap().kind, ExitKind::Signal(9));
     assert_eq!(commands.steer(id).await.unwrap_err().kind(), ErrorKind::InvalidState);

@@ -217,7 +217,7 @@ pub(super) async fn run_in_session(
     if request.command.contains('\0') {
         return Err(Problem::invalid("command", "text without a NUL character"));
     }
-    let policy = request.wait.policy()?;
+    let policy = request.wait.policy(app.config().limits.wait)?;
     turn(&app, &id, &*session, &request.wait, session.run(&request.command, policy)).await
 }
 
@@ -234,7 +234,7 @@ pub(super) async fn resume_session(
 ) -> Reply<Json<Turn>> {
     let (id, session) = find(&app, &name)?;
     audit.about("session.resume", &id);
-    let policy = request.wait.policy()?;
+    let policy = request.wait.policy(app.config().limits.wait)?;
     turn(&app, &id, &*session, &request.wait, session.resume(policy)).await
 }
 
@@ -251,7 +251,7 @@ pub(super) async fn interrupt_session(
 ) -> Reply<Json<Turn>> {
     let (id, session) = find(&app, &name)?;
     audit.about("session.interrupt", &id);
-    let policy = request.wait.policy()?;
+    let policy = request.wait.policy(app.config().limits.wait)?;
     turn(&app, &id, &*session, &request.wait, session.interrupt(policy)).await
 }
 

@@ -140,8 +140,9 @@ impl CommandHandle {
         let mut exit = self.shared.exit.subscribe();
         tokio::select! {
             biased;
-            done = work => Some(done),
+            // First, so that nothing is accepted after the end: a pipe to another host would take it.
             _ = exit.wait_for(Option::is_some) => None,
+            done = work => Some(done),
         }
     }
 

@@ -14,13 +14,16 @@ use fleetcore::{
 /// Layers, the innermost first.
 pub type Layers = Vec<Arc<dyn Layer>>;
 
+/// A way to make layers, and what to call it.
+pub type Named = (&'static str, fn() -> Layers);
+
 /// Every built-in layer that is not there to break things, in the recommended order.
 pub fn all() -> Layers {
     each().into_iter().filter(|(name, _)| !name.starts_with("chaos")).flat_map(|(_, make)| make()).collect()
 }
 
 /// Every built-in layer on its own, by name, in the recommended order. Nobody may notice any of them.
-pub fn each() -> [(&'static str, fn() -> Layers); 9] {
+pub fn each() -> [Named; 9] {
     [
         ("timeout", || vec![Arc::new(TimeoutLayer::default())]),
         ("retry", || vec![Arc::new(RetryLayer::default())]),

@@ -154,7 +154,8 @@ impl CreateSession {
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wait {
-    /// Hand back after this long in total.
+    /// Hand back after this long in total. The server's own limit, 10 minutes unless set otherwise, holds in any case:
+    /// `resume` waits on.
     #[schema(maximum = 31_622_400_000_u64)]
     pub soft_timeout_ms: Option<u64>,
     /// Hand back after this long without new output.
@@ -168,9 +169,11 @@ pub struct Wait {
 }
 
 impl Wait {
-    pub(crate) fn policy(&self) -> Result<WaitPolicy> {
+    /// What is asked for; `longest` is how long one request may wait.
+    pub(crate) fn policy(&self, longest: Duration) -> Result<WaitPolicy> {
         let mut policy = WaitPolicy::default();
-        policy.soft_timeout = self.soft_timeout_ms.map(|ms| millis("soft_timeout_ms", ms)).transpose()?;
+        let asked = self.soft_timeout_ms.map(|ms| millis("soft_timeout_ms", ms)).transpose()?;
+        policy.soft_timeout = Some(asked.map_or(longest, |asked| asked.min(longest)));
         policy.quiet_timeout = self.quiet_timeout_ms.map(|ms| millis("quiet_timeout_ms", ms)).transpose()?;
         if self.expect.iter().any(String::is_empty) {
             return Err(Error::invalid("expect", "made of texts that are not empty"));

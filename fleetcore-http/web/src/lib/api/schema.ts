@@ -1948,7 +1948,8 @@ export interface components {
             quiet_timeout_ms: number | null;
             /**
              * Format: int64
-             * @description Hand back after this long in total.
+             * @description Hand back after this long in total. The server's own limit, 10 minutes unless set otherwise, holds in any case:
+             *     `resume` waits on.
              * @default null
              */
             soft_timeout_ms: number | null;
