@@ -149,9 +149,17 @@ impl Heard {
         self.at_ms
             .store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
-    fn silent(&self) -> bool {
-        let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
-        self.since.elapsed().saturating_sub(at) > SILENCE_MAX
+    /// Resolves when the browser has been silent for too long: it does not even answer pings. Also while output for it
+    /// is stuck.
+    async fn gone(&self) -> u16 {
+        loop {
+            let at = Duration::from_millis(self.at_ms.load(Ordering::Relaxed));
+            let left = SILENCE_MAX.saturating_sub(self.since.elapsed().saturating_sub(at));
+            if left.is_zero() {
+                return AWAY;
+            }
+            tokio::time::sleep(left).await;
+        }
     }
 }
 
@@ -183,17 +191,22 @@ pub(super) async fn local(vms: &Vms, socket: WebSocket, actor: &str, name: &str,
     };
     let command = running.handle();
     let code = tokio::select! {
-        code = show(&command, &mut out, &heard) => code,
+        code = show(&command, &mut out) => code,
         () = take(&command, &mut input, &heard, first.typed) => None,
+        code = heard.gone() => Some(code),
         code = over.over() => Some(code),
     };
+    // The shell goes first: whoever hears of the close may look for it.
+    drop(running);
+    end(&mut out, input, code).await;
+}
+
+/// Closes, or answers the browser's own close.
+async fn end(out: &mut Out, input: In, code: Option<u16>) {
     match code {
-        Some(code) => {
-            // The shell goes first: whoever hears of the close may look for it.
-            drop(running);
-            close(&mut out, input, code).await;
-        }
-        None => drop(running),
+        Some(code) => close(out, input, code).await,
+        // Fails when it did not say good-bye.
+        None => drop(tokio::time::timeout(CLOSE_LIMIT, out.close()).await),
     }
 }
 
@@ -235,12 +248,12 @@ fn meaning(message: Message) -> Meaning {
 }
 
 /// Output to the browser, until the shell ends or the browser is gone (`None`).
-async fn show(command: &CommandHandle, out: &mut Out, heard: &Heard) -> Option<u16> {
+async fn show(command: &CommandHandle, out: &mut Out) -> Option<u16> {
     let mut events = command.stream(Offset(0));
     let mut ping = pings();
     loop {
+        // In no fixed order: pings go out in a flood of output too.
         tokio::select! {
-            biased;
             event = events.next() => match event {
                 Some(Ok(CommandEvent::Output(chunk))) => send_output(out, chunk.data).await?,
                 Some(Ok(CommandEvent::Exited(_))) => return Some(NORMAL),
@@ -251,12 +264,7 @@ async fn show(command: &CommandHandle, out: &mut Out, heard: &Heard) -> Option<u
                 }
                 None => return Some(NORMAL),
             },
-            _ = ping.tick() => {
-                if heard.silent() {
-                    return Some(AWAY);
-                }
-                out.send(Message::Ping(Bytes::new())).await.ok()?;
-            }
+            _ = ping.tick() => out.send(Message::Ping(Bytes::new())).await.ok()?,
         }
     }
 }
@@ -331,7 +339,6 @@ async fn remote(agent: &Agent, socket: WebSocket, name: &str, over: Over) {
         let mut ping = pings();
         loop {
             tokio::select! {
-                biased;
                 message = from_agent.next() => match message {
                     Some(Ok(tungstenite::Message::Text(text))) => {
                         out.send(Message::Text(text.as_str().into())).await.ok()?;
@@ -350,12 +357,7 @@ async fn remote(agent: &Agent, socket: WebSocket, name: &str, over: Over) {
                         return Some(FAILED);
                     }
                 },
-                _ = ping.tick() => {
-                    if heard.silent() {
-                        return Some(AWAY);
-                    }
-                    out.send(Message::Ping(Bytes::new())).await.ok()?;
-                }
+                _ = ping.tick() => out.send(Message::Ping(Bytes::new())).await.ok()?,
             }
         }
     };
@@ -381,18 +383,14 @@ async fn remote(agent: &Agent, socket: WebSocket, name: &str, over: Over) {
     let code = tokio::select! {
         code = down => code,
         () = up => None,
+        code = heard.gone() => Some(code),
         code = over.over() => Some(code),
     };
     // The agent ends its shell when it hears of this.
     let bye = async {
         let _ = to_agent.close().await;
     };
-    let browser = async {
-        if let Some(code) = code {
-            close(&mut out, input, code).await;
-        }
-    };
-    let _ = tokio::time::timeout(CLOSE_LIMIT, async { tokio::join!(bye, browser) }).await;
+    let _ = tokio::time::timeout(CLOSE_LIMIT, async { tokio::join!(bye, end(&mut out, input, code)) }).await;
 }
 
 /// Codes that only stand for "no code" must not be sent.
