@@ -129,7 +129,7 @@ async fn a_shell_on_a_real_terminal() {
     assert!(terminal.shown().contains("40 134"), "{}", terminal.shown());
     // Ctrl-C reaches the program, which needs a controlling terminal.
     terminal.send("sh -c 'echo U''P; exec sleep 1000'\r").await;
-    terminal.until_text("\nUP\r\n").await;
+    terminal.until_text("\rUP\r\n").await;
     terminal.send("\u{3}").await;
     terminal.send("echo AFTER-$((1+1))\r").await;
     terminal.until_text("AFTER-2").await;
