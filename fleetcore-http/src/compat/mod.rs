@@ -4,6 +4,7 @@
 //! through one door: [`find`] by name, [`Dialect::parse`], then a [`Listener`]. A new dialect is a folder here and one
 //! line in [`ALL`].
 
+#[cfg(feature = "batwa")]
 mod args;
 #[cfg(feature = "batwa")]
 mod batwa;

@@ -37,10 +37,7 @@ pub(super) async fn start(mut options: Options, host: Host) -> Result<Service> {
     let (agents, key) = Agents::open(&host.dir, enrolment, Timestamp::now())?;
     let (ready, password) = first_user(&app, &mut options).await?;
     let master = Arc::new(Master::new(app.clone(), &options, agents, ready));
-    if key.is_some() {
-        // What is shown now has to hold after a restart.
-        master.agents.save().await?;
-    }
+    // Its first look is at once and keeps a key that was just made: waiting for the disk would double the time to start.
     app.tasks().spawn(watch_agents(master.clone()));
     let mut service = Service::new(routes::router(master));
     if let Some(password) = password {
