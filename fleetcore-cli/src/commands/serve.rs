@@ -21,7 +21,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::agent;
+use super::{agent, compat};
 use crate::{
     cli::{LogFormat, Serve},
     config::{Keep, Settings},
@@ -64,12 +64,14 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         fleet(args.file_root.as_deref(), settings, store.clone())?.with_agents(Arc::new(agents)).build();
     let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
+    let further = compat::further(&args.compat, server.app(), &settings.data_dir).await?;
 
     // The first line is the address, for programs that start us on port 0.
     render::print(&format!("{url}\n"))?;
     if let Some(password) = &password {
         render::print(&format!("admin password: {}\n", password.expose_secret()))?;
     }
+    render::print(&further.lines())?;
     let certificate = certificate.as_deref();
     let announced =
         match local_server::announce(&settings.data_dir, &url, address, certificate, &*store).await {
@@ -82,6 +84,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     tracing::info!(%url, data_dir = %settings.data_dir.display(), "serving");
 
     let shutdown = CancellationToken::new();
+    let mut dialects = further.run(&shutdown);
     let pruning = tokio::spawn(prune(store.clone(), keep, shutdown.clone()));
     let mut running = std::pin::pin!(server.run(shutdown.clone()));
     let stop = tokio::select! {
@@ -103,12 +106,13 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         }
     };
     let _ = pruning.await;
+    while dialects.join_next().await.is_some() {}
     Ok(code)
 }
 
 /// Raises the soft limit of open files to the hard one: a command takes four descriptors, a terminal six, and the
 /// usual soft limit of 1024 is there for programs that use `select(2)`.
-pub(super) fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
