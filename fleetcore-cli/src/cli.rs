@@ -229,7 +229,7 @@ pub(crate) struct Agent {
 /// program under NAME does the same. Names: batwa-server, batwa-agent.
 #[derive(Args, Debug)]
 pub(crate) struct Compat {
-    /// NAME [ARGS]
+    /// NAME, then the arguments of the original
     #[command(subcommand)]
     pub(crate) call: CompatCall,
 }
