@@ -14,7 +14,7 @@ use fleetcore::{
 use fleetcore_benches::{BULK_BYTES, criterion, measure, runtime, text_file};
 use fleetcore_http::{
     Server, ServerConfig, Stores,
-    link::{Agent, AgentConfig, AgentHub, AgentTokens, LinkConfig},
+    link::{Agent, AgentConfig, AgentHub, AgentTokens, BehindStore, LinkConfig},
 };
 use futures::{SinkExt, StreamExt};
 use tokio::{
@@ -57,7 +57,8 @@ async fn rig() -> Rig {
     let url = server.url();
     tokio::spawn(server.run(CancellationToken::new()));
     let there = store(&dir.path().join("agent"));
-    let agents_fleet = Fleet::builder().with_host(host()).with_store(there.clone()).build();
+    let agents_fleet =
+        Fleet::builder().with_host(host()).with_store(Arc::new(BehindStore::new(there.clone()))).build();
     let token = tokens.issue(AgentId::new(AGENT).expect("a name"));
     let agent = Agent::new(AgentConfig::new(url, token), agents_fleet, Stores::new(there)).expect("an agent");
     tokio::spawn(async move { agent.run(CancellationToken::new()).await });

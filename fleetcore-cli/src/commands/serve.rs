@@ -133,7 +133,7 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
 }
 
 /// This host and the layers every program that serves it puts around.
-pub(super) fn fleet(file_root: Option<&Path>, store: Arc<SqliteStore>) -> Result<FleetBuilder> {
+pub(super) fn fleet(file_root: Option<&Path>, store: Arc<dyn CommandStore>) -> Result<FleetBuilder> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
     if let Some(dir) = file_root {
         let root = std::path::absolute(dir)
