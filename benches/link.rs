@@ -120,8 +120,12 @@ async fn source() -> u16 {
         let block = vec![b'x'; 64 << 10];
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut left = BULK_BYTES;
-            while left > 0 && socket.write_all(&block[..left.min(block.len())]).await.is_ok() {
-                left -= left.min(block.len());
+            while left > 0 {
+                let (part, _) = block.split_at(left.min(block.len()));
+                if socket.write_all(part).await.is_err() {
+                    break;
+                }
+                left -= part.len();
             }
         }
     });
