@@ -8,7 +8,7 @@ use fleetcore::{
 };
 use fleetcore_http::{
     Stores,
-    link::{Agent, AgentConfig, AgentEnd},
+    link::{Agent, AgentConfig, AgentEnd, BehindStore},
     telemetry,
 };
 use secrecy::SecretString;
@@ -64,7 +64,8 @@ pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
     if !lost.is_empty() {
         tracing::warn!(commands = lost.len(), "commands did not survive the end of the agent before");
     }
-    let fleet = serve::fleet(args.file_root.as_deref(), settings, store.clone())?.build();
+    let records = Arc::new(BehindStore::new(store.clone()));
+    let fleet = serve::fleet(args.file_root.as_deref(), settings, records.clone())?.build();
     let mut config = AgentConfig::new(server.clone(), token(&args.token_file)?)
         .with_id(args.id.clone())
         .with_labels(args.label.iter().cloned().collect())
@@ -97,6 +98,7 @@ pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
     };
     stop.cancel();
     let _ = pruning.await;
+    records.flush().await;
     match ended {
         AgentEnd::Refused(error) => {
             fleet.shutdown().await;

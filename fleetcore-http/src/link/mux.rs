@@ -523,16 +523,16 @@ mod tests {
     }
 
     fn recv(stream: &MuxStream) -> Option<Result<Option<Bytes>>> {
-        let mut cx = Context::from_waker(Waker::noop());
-        match stream.poll_recv(&mut cx) {
+        let cx = Context::from_waker(Waker::noop());
+        match stream.poll_recv(&cx) {
             Poll::Ready(r) => Some(r),
             Poll::Pending => None,
         }
     }
 
     fn has_room(stream: &MuxStream) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        matches!(stream.poll_room(&mut cx), Poll::Ready(Ok(())))
+        let cx = Context::from_waker(Waker::noop());
+        matches!(stream.poll_room(&cx), Poll::Ready(Ok(())))
     }
 
     #[test]
