@@ -40,6 +40,7 @@ fn main() -> std::process::ExitCode {
         bad_input_starts_no_process,
         a_thousand_questions_are_one_process,
         a_change_of_ours_shows_at_once,
+        a_change_of_others_shows_after_a_refresh,
         a_daemon_that_is_down_hides_no_other_target,
         nonsense_is_a_clear_error_and_passes,
         a_daemon_that_hangs_is_a_timeout,
@@ -156,6 +157,16 @@ async fn a_launch_tells_its_progress_and_keeps_labels() {
     // Another process sees the labels.
     let again = Multipass::new(world.stand_in.config().with_records(&file));
     assert_eq!(again.list(&cx(), MachineFilter::default()).await.unwrap()[0].labels["role"], "web");
+}
+
+async fn a_change_of_others_shows_after_a_refresh() {
+    let hour = Duration::from_secs(3600);
+    let world = World::with(|c| c.with_freshness(hour, hour));
+    assert!(world.names().await.is_empty());
+    Multipass::new(world.stand_in.config()).create(&cx(), spec("theirs")).await.unwrap();
+    assert!(world.names().await.is_empty(), "the list is kept for an hour");
+    world.act(None, "refresh", json!({})).await.unwrap();
+    assert_eq!(world.names().await, ["theirs"]);
 }
 
 async fn bad_input_starts_no_process() {

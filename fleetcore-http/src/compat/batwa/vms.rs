@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use fleetcore::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExitKind, Fleet, LOCAL, OpContext, Overflow, PtySize,
-    Result, RunningCommand,
+    Channel, CommandId, CommandSpec, Error, ErrorKind, ExitKind, Fleet, Json, LOCAL, OpContext, Overflow,
+    PtySize, Result, RunningCommand,
 };
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -16,6 +16,8 @@ use super::{
     wire::Create,
 };
 
+/// Scheme of the provider of the same machines.
+const PROVIDER: &str = "multipass";
 /// Multipass processes at once, terminals apart. More wait their turn.
 const AT_ONCE: usize = 16;
 /// Longest a look may take.
@@ -119,8 +121,9 @@ impl Vms {
         let (name, memory, disk) = (wanted.name.as_str(), wanted.memory.as_str(), wanted.disk.as_str());
         let sizes = ["--name", name, "--cpus", &cpus, "--memory", memory, "--disk", disk];
         let args: Vec<&str> = ["launch", wanted.image.as_str()].into_iter().chain(sizes).collect();
-        let printed = self.successful(&args, LAUNCH_LIMIT).await?;
-        Ok(Deed::Create.message(name, &printed.stdout))
+        let printed = self.successful(&args, LAUNCH_LIMIT).await;
+        self.changed().await;
+        Ok(Deed::Create.message(name, &printed?.stdout))
     }
 
     /// Starts, stops or deletes an instance; gives the message for the client. `name` has been checked.
@@ -132,8 +135,18 @@ impl Vms {
             Deed::Stop => &["stop", name],
             Deed::Create => return Err(VmError::Fleet(Arc::new(Error::unsupported("create")))),
         };
-        let printed = self.successful(args, DEED_LIMIT).await?;
-        Ok(deed.message(name, &printed.stdout))
+        let printed = self.successful(args, DEED_LIMIT).await;
+        self.changed().await;
+        Ok(deed.message(name, &printed?.stdout))
+    }
+
+    /// Tells the fleet's own provider of these machines, if it has one, so that what else this process shows is true at
+    /// once.
+    pub(super) async fn changed(&self) {
+        let Ok(provider) = self.fleet.provider(PROVIDER) else { return };
+        if let Err(error) = provider.act(&OpContext::default(), "refresh", Json::new()).await {
+            tracing::debug!(%error, "the provider's list stays as it is");
+        }
     }
 
     async fn successful(&self, args: &[&str], limit: Duration) -> Result<Printed, VmError> {

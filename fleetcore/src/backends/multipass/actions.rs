@@ -27,6 +27,7 @@ pub(super) fn all() -> Vec<ActionInfo> {
         q("networks", Provider, "Lists networks of the host"),
         q("version", Provider, "Releases of client and daemon"),
         q("launches", Provider, "Launches under way, and those with unknown outcome"),
+        q("refresh", Provider, "Forgets what is known, after somebody else has changed something"),
         a("restart", Machine, "Restarts the system").accepts(
             "timeout_secs",
             Integer,
@@ -92,6 +93,10 @@ pub(super) async fn act(
             Ok(json!({"client": version.client, "daemon": version.daemon}))
         }
         ("launches", _) => Ok(inner.launches.describe()),
+        ("refresh", _) => {
+            inner.inventory.forget();
+            Ok(Value::Null)
+        }
         ("details", _) => details(inner, machine).await,
         ("snapshots", _) => snapshots(inner, machine).await,
         ("purge", _) => Ok(json!({"purged": inner.purge(machine).await?})),

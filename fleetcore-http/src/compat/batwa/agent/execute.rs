@@ -87,6 +87,7 @@ pub(super) async fn execute(State(agent): State<Arc<Agent>>, request: Request) -
     let work = async move {
         let ran = vms.run(wanted.args, limit).await;
         keeper.outdate();
+        keeper.vms.changed().await;
         ran
     };
     let ran = agent.app.tasks().spawn(work).await;
