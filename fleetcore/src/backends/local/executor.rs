@@ -152,9 +152,12 @@ impl Local {
     }
 
     fn start(&self, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        if self.place.is_some() && spec.user.is_some() {
+            return Err(Error::unsupported("spawn").with_context("field", "user"));
+        }
         let account = match &spec.user {
             Some(name) => Some(
-                Account::find(name, self.config.allow_user_switch && self.place.is_none())
+                Account::find(name, self.config.allow_user_switch)
                     .map_err(|e| e.into_error("", Path::new(""), Some(name)))?,
             ),
             None => None,

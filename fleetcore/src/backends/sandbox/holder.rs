@@ -28,18 +28,22 @@ use crate::{
 
 /// How long bubblewrap may take to set up a sandbox. It takes 10 ms; the rest is for a machine under load.
 const START_LIMIT: Duration = Duration::from_secs(20);
+/// How long to wait for the end of a sandbox whose processes were killed. It takes a few milliseconds.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// Most of what bubblewrap says that goes into an error.
 const COMPLAINT: u64 = 2048;
+/// What the first process says once all is set up.
+const READY: &str = "fleetcore: ready";
 /// Runs in the sandbox as its first process until the pipe to the server is closed: an end of the server, however
 /// sudden, ends the sandbox.
-const FIRST_PROCESS: &str = "echo ready; read -r _";
+const FIRST_PROCESS: &str = "echo 'fleetcore: ready' >&2; exec 2>/dev/null; read -r _";
 
 /// The namespaces of a running sandbox. Dropping it ends every process in them.
 #[derive(Debug)]
 pub(super) struct Holder {
     executor: Arc<Local>,
     first: Arc<OwnedFd>,
-    _monitor: Child,
+    monitor: Child,
     _lifeline: ChildStdin,
     _limits: Limits,
 }
@@ -66,21 +70,21 @@ impl Holder {
                 Error::new(ErrorKind::Unexpected, "a pipe is missing").with_operation("start sandbox")
             );
         };
-        let started = tokio::time::timeout(START_LIMIT, first_process(BufReader::new(out))).await;
-        let pid = match started {
-            Ok(Some(pid)) => pid,
-            Ok(None) => return Err(complaint(err, name).await),
-            Err(_) => {
-                return Err(Error::new(ErrorKind::Timeout, "bubblewrap did not set up the sandbox in time")
-                    .with_operation("start sandbox")
-                    .with_context("machine", name)
-                    .with_context("limit_s", START_LIMIT.as_secs()));
-            }
+        let late = |_| {
+            Error::new(ErrorKind::Timeout, "bubblewrap did not set up the sandbox in time")
+                .with_operation("start sandbox")
+                .with_context("machine", name)
+                .with_context("limit_s", START_LIMIT.as_secs())
+        };
+        let started = async { tokio::join!(first_process(out), ready(err)) };
+        let pid = match tokio::time::timeout(START_LIMIT, started).await.map_err(late)? {
+            (Some(pid), Ok(())) => pid,
+            (_, said) => return Err(complaint(&said.err().unwrap_or_default(), name)),
         };
         let first = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::io("start sandbox", e.into()))?;
         // Until now its id could have come to mean something else, if the monitor is gone.
         if let Ok(Some(_)) = monitor.try_wait() {
-            return Err(complaint(err, name).await);
+            return Err(complaint("it ended at once", name));
         }
         let first = Arc::new(first);
         let home = format!("/home/{}", etc::USER);
@@ -95,7 +99,7 @@ impl Holder {
             cpus: limits.cpus,
         };
         let executor = Arc::new(local.inside(Arc::new(place)));
-        Ok(Self { executor, first, _monitor: monitor, _lifeline: lifeline, _limits: limits })
+        Ok(Self { executor, first, monitor, _lifeline: lifeline, _limits: limits })
     }
 
     /// Runs things in the sandbox.
@@ -110,10 +114,11 @@ impl Holder {
         !matches!(poll(&mut [PollFd::new(&self.first, PollFlags::IN)], Some(&now)), Ok(1..))
     }
 
-    /// Ends every process in the sandbox, and waits until the namespaces are gone.
+    /// Ends every process in the sandbox, and waits until the namespaces are gone; but not for somebody who has not yet
+    /// taken note of the end of a command, which keeps its process id.
     pub(super) async fn stop(mut self) {
         self.kill();
-        let _ = self._monitor.wait().await;
+        let _ = tokio::time::timeout(STOP_LIMIT, self.monitor.wait()).await;
     }
 
     fn kill(&self) {
@@ -173,35 +178,35 @@ fn arguments(config: &SandboxConfig, name: &MachineId, dir: &Path, spec: &Spec) 
     Ok(args)
 }
 
-/// Reads what `--info-fd` says, then the word of the first process that all is set up. `None` when it ends before.
-async fn first_process(mut out: BufReader<tokio::process::ChildStdout>) -> Option<Pid> {
-    let mut pid = None;
-    let mut line = String::new();
-    // The few lines of a JSON object and one word; what a broken bubblewrap may say instead is bounded.
-    for _ in 0..64 {
-        line.clear();
-        if (&mut out).take(4096).read_line(&mut line).await.ok()? == 0 {
-            return None;
-        }
-        if let Some(value) = line.trim().strip_prefix("\"child-pid\":") {
-            pid = value.trim().trim_end_matches(',').parse().ok().and_then(Pid::from_raw);
-        }
-        // The object has no line break behind it.
-        if line.trim_end().ends_with("ready") {
-            return pid;
-        }
+/// Reads what `--info-fd` says: a JSON object, after which bubblewrap closes the pipe.
+async fn first_process(out: tokio::process::ChildStdout) -> Option<Pid> {
+    #[derive(serde::Deserialize)]
+    struct Info {
+        #[serde(rename = "child-pid")]
+        child_pid: i32,
     }
-    None
+    let mut text = Vec::new();
+    out.take(COMPLAINT).read_to_end(&mut text).await.ok()?;
+    Pid::from_raw(serde_json::from_slice::<Info>(&text).ok()?.child_pid)
 }
 
-async fn complaint(err: tokio::process::ChildStderr, name: &MachineId) -> Error {
-    let mut said = Vec::new();
-    let _ = tokio::time::timeout(START_LIMIT, err.take(COMPLAINT).read_to_end(&mut said)).await;
-    let said = String::from_utf8_lossy(&said).trim().to_owned();
-    let (kind, hint) = if said.contains("namespace")
-        || said.contains("uid map")
-        || said.contains("Operation not permitted")
-    {
+/// Reads on until the first process says that it runs. Otherwise what was said instead.
+async fn ready(err: tokio::process::ChildStderr) -> Result<(), String> {
+    let mut lines = BufReader::new(err.take(COMPLAINT)).lines();
+    let mut said = String::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if line == READY {
+            return Ok(());
+        }
+        said.push_str(&line);
+        said.push('\n');
+    }
+    Err(said.trim().to_owned())
+}
+
+fn complaint(said: &str, name: &MachineId) -> Error {
+    let refused = ["namespace", "uid map", "Operation not permitted"].iter().any(|w| said.contains(w));
+    let (kind, hint) = if refused {
         (
             ErrorKind::Unsupported,
             "this host lets ordinary users make no namespaces: see sysctl kernel.unprivileged_userns_clone, \

@@ -11,8 +11,8 @@ use super::{
     state::{Spec, Store},
 };
 use crate::{
-    Error, ErrorKind, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, MachineState,
-    Result, StopMode,
+    ActionInfo, Error, ErrorKind, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo,
+    MachineSpec, MachineState, Result, StopMode,
     backends::local::{Local, LocalConfig},
     raw::{Executor, OpContext, Provider},
 };
@@ -240,6 +240,20 @@ impl Provider for Sandboxes {
         let name = id.clone();
         let spec = cx.guard("info", self.inner.disk(move |store| store.read(&name))).await?;
         Ok(describe(id.clone(), spec))
+    }
+
+    fn actions(&self) -> Vec<ActionInfo> {
+        Vec::new()
+    }
+
+    async fn act(
+        &self,
+        _: &OpContext,
+        _: Option<&MachineId>,
+        action: &str,
+        _: Json,
+    ) -> Result<serde_json::Value> {
+        Err(Error::unsupported("act").with_context("action", action.escape_debug()))
     }
 
     async fn connect(&self, cx: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {
