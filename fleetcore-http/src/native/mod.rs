@@ -4,12 +4,14 @@ mod attach;
 mod cast;
 mod commands;
 mod events;
+mod fanout;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod health;
 mod identity;
 mod load;
+mod machines;
 mod openapi;
 mod output;
 mod range;
