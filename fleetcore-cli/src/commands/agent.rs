@@ -64,7 +64,7 @@ pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
     if !lost.is_empty() {
         tracing::warn!(commands = lost.len(), "commands did not survive the end of the agent before");
     }
-    let fleet = serve::fleet(args.file_root.as_deref(), store.clone())?.build();
+    let fleet = serve::fleet(args.file_root.as_deref(), settings, &dir, store.clone())?.build();
     let mut config = AgentConfig::new(server.clone(), token(&args.token_file)?)
         .with_id(args.id.clone())
         .with_labels(args.label.iter().cloned().collect())

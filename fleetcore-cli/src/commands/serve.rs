@@ -23,7 +23,7 @@ use crate::{
     cli::{LogFormat, Serve},
     config::{Keep, Settings},
     error::{Outcome, note},
-    exit, local_server, parse, render,
+    exit, local_server, parse, providers, render,
     signals::StopSignals,
 };
 
@@ -57,7 +57,9 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
     let agents = agents(&args, store.clone()).await?;
     let stores = Stores::new(store.clone()).with_agents(agents.clone());
-    let fleet = fleet(args.file_root.as_deref(), store.clone())?.with_agents(Arc::new(agents)).build();
+    let fleet = fleet(args.file_root.as_deref(), settings, &settings.data_dir, store.clone())?
+        .with_agents(Arc::new(agents))
+        .build();
     let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
 
@@ -133,7 +135,12 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
 }
 
 /// This host and the layers every program that serves it puts around.
-pub(super) fn fleet(file_root: Option<&Path>, store: Arc<SqliteStore>) -> Result<FleetBuilder> {
+pub(super) fn fleet(
+    file_root: Option<&Path>,
+    settings: &Settings,
+    data_dir: &Path,
+    store: Arc<SqliteStore>,
+) -> Result<FleetBuilder> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
     if let Some(dir) = file_root {
         let root = std::path::absolute(dir)
@@ -143,8 +150,8 @@ pub(super) fn fleet(file_root: Option<&Path>, store: Arc<SqliteStore>) -> Result
         }
         config = config.with_file_root(root);
     }
-    Ok(Fleet::builder()
-        .with_host(Arc::new(Local::new(config)))
+    let builder = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    Ok(providers::add(builder, settings, data_dir)
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))
