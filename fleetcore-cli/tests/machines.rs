@@ -75,7 +75,14 @@ fn many(home: &Home) {
         assert!(done.err.contains(&format!("sandbox/{name} | to err\n")), "{done:?}");
     }
     assert!(done.err.ends_with("3 targets: 3 succeeded, 0 failed\n"), "{done:?}");
-    assert_eq!(home.run(&["run", "-q", "sandbox/*", "--label", "role=web", "--", "hostname"]).ok().out.lines().count(), 2);
+    assert_eq!(
+        home.run(&["run", "-q", "sandbox/*", "--label", "role=web", "--", "hostname"])
+            .ok()
+            .out
+            .lines()
+            .count(),
+        2
+    );
 
     // One fails: exit code 1, and why.
     let done = home.run(&["run", "sandbox/*", "-c", "test $(hostname) != b || exit 3"]);

@@ -22,6 +22,7 @@ use super::{
     load::HostWatch,
     output::event_stream,
     sse::{KEEP_ALIVE, KEEP_ALIVE_EVERY, json_event},
+    watch::Listening,
     wire::{Command, Host, Load, LoadEvent, Machine, MachineGone, Session, SessionClosed},
 };
 use crate::{
@@ -169,7 +170,16 @@ pub(super) async fn events(
     {
         json_event(&mut first, "load", &LoadEvent { target: CoreTarget::local(), load });
     }
-    let feed = Feed { fleet: app.fleet().events(), app, topics, loads, first: Some(first), pass };
+    let listening = topics.contains(&Topic::Machines).then(|| app.machine_watch().listen(&app));
+    let feed = Feed {
+        fleet: app.fleet().events(),
+        app,
+        topics,
+        loads,
+        first: Some(first),
+        pass,
+        _listening: listening,
+    };
     Ok(event_stream(Body::from_stream(stream::unfold(feed, Feed::next))))
 }
 
@@ -180,6 +190,7 @@ struct Feed {
     loads: Option<broadcast::Receiver<Load>>,
     first: Option<BytesMut>,
     pass: StreamPass,
+    _listening: Option<Listening>,
 }
 
 impl Feed {

@@ -18,6 +18,7 @@ mod range;
 mod sessions;
 mod sse;
 mod targets;
+mod watch;
 pub mod wire;
 
 pub use openapi::openapi;
@@ -25,3 +26,4 @@ pub use openapi::openapi;
 pub(crate) use events::LoadWatch;
 pub(crate) use openapi::routes;
 pub(crate) use sessions::SessionOwners;
+pub(crate) use watch::MachineWatch;
