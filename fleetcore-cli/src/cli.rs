@@ -116,6 +116,9 @@ pub(crate) enum Verb {
     /// Manage users of a server
     #[command(subcommand)]
     User(User),
+    /// Stand where another system's program stood, with its own flags and environment
+    #[command(arg_required_else_help = true)]
+    Compat(Compat),
     /// Check what is installed and say what is missing
     Doctor,
     /// Print a completion script
@@ -133,8 +136,8 @@ pub(crate) enum Verb {
 
 /// The first line on stdout is the address. At the first start the next line is the password of `admin`, unless
 /// FLEETCORE_ADMIN_PASSWORD or --admin-password-file gives one. SIGTERM or Ctrl-C stop it gracefully, a second one
-/// at once. While it runs, commands of the same user on this host find and use it. Flags win over the tables [serve],
-/// [serve.limits] and [store] of the configuration file.
+/// at once. While it runs, commands of the same user on this host find and use it. Flags win over the tables serve,
+/// serve.limits and store of the configuration file.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
     /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:7070]
@@ -191,6 +194,10 @@ pub(crate) struct Serve {
     /// when it comes back later
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "10m")]
     pub(crate) agent_lost_after: Duration,
+    /// Also listen at ADDR as the program NAME of another system, e.g. batwa-server=127.0.0.1:8000; its settings come
+    /// from the environment, see `fleetcore compat NAME --help`; repeatable
+    #[arg(long, value_name = "NAME=ADDR", value_parser = parse::pair)]
+    pub(crate) compat: Vec<(String, String)>,
     /// Forget entries of the audit log after this long, e.g. 365d [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     pub(crate) audit_retention: Option<Duration>,
@@ -230,6 +237,22 @@ pub(crate) struct Agent {
     /// Longest pause between tries
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "30s", hide = true)]
     pub(crate) reconnect_most: Duration,
+}
+
+/// `fleetcore compat NAME [ARGS]` takes everything after NAME as the original did; NAME --help tells what. A link to this
+/// program under NAME does the same. Names: batwa-server, batwa-agent.
+#[derive(Args, Debug)]
+pub(crate) struct Compat {
+    /// NAME, then the arguments of the original
+    #[command(subcommand)]
+    pub(crate) call: CompatCall,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CompatCall {
+    /// The program to stand in for, and its arguments
+    #[command(external_subcommand)]
+    Program(Vec<String>),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -14,6 +14,7 @@ mod parse;
 mod providers;
 mod render;
 mod signals;
+mod ssh;
 mod tty;
 
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::try_parse_from(commands::compat::argv(std::env::args_os())) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are no errors; clap writes them to stdout.

@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::agent;
+use super::{agent, compat};
 use crate::{
     cli::{LogFormat, Serve},
     config::{Keep, Settings},
@@ -62,12 +62,14 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         .build();
     let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
+    let further = compat::further(&args.compat, server.app(), &settings.data_dir).await?;
 
     // The first line is the address, for programs that start us on port 0.
     render::print(&format!("{url}\n"))?;
     if let Some(password) = &password {
         render::print(&format!("admin password: {}\n", password.expose_secret()))?;
     }
+    render::print(&further.lines())?;
     let certificate = certificate.as_deref();
     let announced =
         match local_server::announce(&settings.data_dir, &url, address, certificate, &*store).await {
@@ -80,6 +82,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     tracing::info!(%url, data_dir = %settings.data_dir.display(), "serving");
 
     let shutdown = CancellationToken::new();
+    let mut dialects = further.run(&shutdown);
     let pruning = tokio::spawn(prune(store.clone(), keep, shutdown.clone()));
     let mut running = std::pin::pin!(server.run(shutdown.clone()));
     let stop = tokio::select! {
@@ -101,12 +104,13 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         }
     };
     let _ = pruning.await;
+    while dialects.join_next().await.is_some() {}
     Ok(code)
 }
 
 /// Raises the soft limit of open files to the hard one: a command takes four descriptors, a terminal six, and the
 /// usual soft limit of 1024 is there for programs that use `select(2)`.
-pub(super) fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
@@ -151,7 +155,8 @@ pub(super) fn fleet(
         config = config.with_file_root(root);
     }
     let builder = Fleet::builder().with_host(Arc::new(Local::new(config)));
-    Ok(providers::add(builder, settings, data_dir)
+    let builder = providers::add(builder, settings, data_dir, |said| tracing::warn!("{said}"))?;
+    Ok(builder
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))

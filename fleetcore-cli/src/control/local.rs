@@ -36,7 +36,12 @@ impl LocalControl {
     /// A fleet of this host. Records go to the data directory when nobody else has it.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
         let host: Arc<dyn Executor> = Arc::new(Local::new(LocalConfig::default()));
-        let builder = providers::add(Fleet::builder().with_host(host), settings, &settings.data_dir);
+        let fleet = Fleet::builder().with_host(host);
+        let builder = providers::add(fleet, settings, &settings.data_dir, |said| {
+            if settings.verbose > 0 {
+                note(settings.quiet, said);
+            }
+        })?;
         let store = match SqliteStore::open(SqliteConfig::new(&settings.data_dir)) {
             Ok(store) => {
                 // We alone have the directory, so whatever is said to run has lost its process.
