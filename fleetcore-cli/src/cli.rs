@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fleetcore::{AgentId, CommandState, Role, Scope, Signal, Target};
+use fleetcore::{AgentId, CommandState, MachineState, Pattern, Role, Scope, Signal, Target};
 
 use crate::{
     exit,
@@ -72,7 +72,7 @@ pub(crate) enum Verb {
     Serve(Box<Serve>),
     /// Offer this host to a server, from behind any firewall: dials out and stays connected
     Agent(Box<Agent>),
-    /// Run a command on a target; stdout and stderr stay apart, the exit code is passed on
+    /// Run a command on a target; stdout and stderr stay apart, the exit code is passed on. Or on many at once
     Run(Box<Run>),
     /// Open a terminal on a target
     Shell(Shell),
@@ -92,6 +92,20 @@ pub(crate) enum Verb {
     Ls(Ls),
     /// List targets
     Targets,
+    /// List machines of all providers
+    Machines(Machines),
+    /// List providers of machines, and say what those that do not work need
+    Providers,
+    /// Make a machine and wait until it is running
+    Create(Box<Create>),
+    /// Start machines
+    Start(Start),
+    /// Stop machines
+    Stop(Stop),
+    /// Delete machines
+    Delete(Delete),
+    /// Do something else a provider can do; without a name, list what it can
+    Action(Action),
     /// Log in to a server and keep an API token for it
     Login(Login),
     /// Revoke and forget the token of a server
@@ -250,10 +264,16 @@ pub(crate) enum LogFormat {
 }
 
 /// Ctrl-C interrupts the command, a second one kills it. On a terminal (-t) it goes to the program as a key.
+///
+/// With several targets, a pattern, or one of the options for many targets, the command runs on all of them: each line of
+/// output begins with its target, a summary follows on stderr, and the exit code is 0 if all succeeded and 1 otherwise.
+/// With --output json, everything is JSON, one object per line. Ctrl-C ends the commands everywhere.
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// Where, e.g. local or multipass/dev1
-    pub(crate) target: Target,
+    /// Where, e.g. local, multipass/dev1, or patterns such as 'office-*' or 'sandbox/*': * is any text within one part of a
+    /// name, ? one character, ** as the last part one part or more
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<Pattern>,
     /// Program and arguments; no shell is involved
     #[arg(last = true, value_name = "ARGV", required_unless_present = "shell")]
     pub(crate) argv: Vec<String>,
@@ -290,9 +310,135 @@ pub(crate) struct Run {
     /// Leave it to the server: print its id and return
     #[arg(short, long, conflicts_with_all = ["interactive", "tty"])]
     pub(crate) detach: bool,
-    /// Label the record; repeatable
+    /// One target: label the record. Many: only targets that carry this label; repeatable
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse::pair)]
     pub(crate) label: Vec<(String, String)>,
+    /// Label the records; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) tag: Vec<(String, String)>,
+    /// At most this many at once, 1 to 1000 [default: 20]
+    #[arg(long, value_name = "COUNT", help_heading = "Many targets")]
+    pub(crate) parallel: Option<usize>,
+    /// Start this many, wait for all of them, then go on with the next ones
+    #[arg(long, value_name = "COUNT", help_heading = "Many targets")]
+    pub(crate) batch: Option<usize>,
+    /// Start no more once this many have failed
+    #[arg(long, value_name = "COUNT", help_heading = "Many targets")]
+    pub(crate) max_failures: Option<usize>,
+    /// Print the output of each target in one piece when it has ended
+    #[arg(long, help_heading = "Many targets")]
+    pub(crate) group: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Machines {
+    #[arg(hide = true, value_parser = ["ls"])]
+    pub(crate) verb: Option<String>,
+    /// Only of this provider
+    #[arg(short, long)]
+    pub(crate) provider: Option<String>,
+    /// Only with this label; repeatable
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Only in this state; repeatable
+    #[arg(short, long, value_name = "STATE", value_parser = parse::machine_state)]
+    pub(crate) state: Vec<MachineState>,
+    /// Also those that are deleted but not purged
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+/// Progress goes to stderr. Ctrl-C gives it up and removes what was made.
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// PROVIDER/NAME, e.g. sandbox/dev1
+    pub(crate) target: Target,
+    /// Image, in the provider's own words
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image: Option<String>,
+    /// Number of virtual processors
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) cpus: Option<u32>,
+    /// Memory, e.g. 512M or 2G (powers of 1024)
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
+    pub(crate) memory: Option<u64>,
+    /// Size of the disk, e.g. 20G
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes)]
+    pub(crate) disk: Option<u64>,
+    /// Where
+    #[arg(long, value_name = "NAME")]
+    pub(crate) region: Option<String>,
+    /// Cloud-init user data; - is stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) user_data: Option<PathBuf>,
+    /// Label the machine; repeatable
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Setting of this provider, e.g. network=true; repeatable. The value is JSON, or else text
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) option: Vec<(String, String)>,
+    /// Leave it to the server: print the id of the command that makes it and return
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Start {
+    /// Machines
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<Target>,
+    /// Leave it to the server: print the ids of the commands and return
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Stop {
+    /// Machines
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<Target>,
+    /// Pull the plug
+    #[arg(short, long, conflicts_with = "suspend")]
+    pub(crate) force: bool,
+    /// Keep what is in memory
+    #[arg(long)]
+    pub(crate) suspend: bool,
+    /// Leave it to the server: print the ids of the commands and return
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// Asks before, on a terminal; elsewhere --yes must be given.
+#[derive(Args, Debug)]
+pub(crate) struct Delete {
+    /// Machines
+    #[arg(required = true, value_name = "TARGET")]
+    pub(crate) targets: Vec<Target>,
+    /// For good, where deleted machines can be taken back
+    #[arg(long)]
+    pub(crate) purge: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Leave it to the server: print the ids of the commands and return
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+/// The answer, if there is one, is printed as JSON. What loses data asks before, on a terminal; elsewhere --yes must be
+/// given.
+#[derive(Args, Debug)]
+pub(crate) struct Action {
+    /// A machine, e.g. multipass/dev1; or a provider, e.g. multipass
+    pub(crate) target: String,
+    /// What to do
+    pub(crate) name: Option<String>,
+    /// Arguments; repeat one that is a list
+    #[arg(value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) args: Vec<(String, String)>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 /// Ctrl-] then d detaches from a shell of a server and leaves it running; Ctrl-] twice sends Ctrl-].

@@ -11,6 +11,7 @@ mod error;
 mod exit;
 mod local_server;
 mod parse;
+mod providers;
 mod render;
 mod signals;
 mod ssh;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use fleetcore::{AgentId, Error, ErrorKind, Result, Signal, Target};
+use fleetcore::{AgentId, Error, ErrorKind, MachineState, Result, Signal, Target};
 
 /// A duration: `90` (seconds), `1.5s`, `500ms`, `5m`, `2h`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration> {
@@ -20,6 +20,46 @@ pub(crate) fn duration(text: &str) -> Result<Duration> {
         _ => return Err(invalid()),
     };
     Duration::try_from_secs_f64(number * unit).map_err(|_| invalid())
+}
+
+/// A number of bytes: `1048576`, `512M`, `2G`, `1.5T`; powers of 1024, with or without `iB` or `B`.
+pub(crate) fn bytes(text: &str) -> Result<u64> {
+    let invalid = || {
+        Error::invalid("bytes", "a size such as 1048576, 512M or 2G")
+            .with_context("value", text.escape_debug())
+    };
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = unit.to_ascii_lowercase();
+    let unit = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit);
+    let power = match unit {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(invalid()),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(1 << power).ok_or_else(invalid);
+    }
+    let number: f64 = number.parse().map_err(|_| invalid())?;
+    // At most 2^53 bytes, where all whole numbers can still be told apart.
+    let bytes = (number * (1_u64 << power) as f64).round();
+    if bytes < (1_u64 << 53) as f64 { Ok(bytes as u64) } else { Err(invalid()) }
+}
+
+/// State of a machine.
+pub(crate) fn machine_state(text: &str) -> Result<MachineState> {
+    serde_json::from_value(text.into()).map_err(|_| {
+        let rule = "pending, running, stopping, stopped, suspended, deleted, failed or unknown";
+        Error::invalid("state", rule).with_context("value", text.escape_debug())
+    })
+}
+
+/// A setting whose type we do not know: JSON if it is that, text if not.
+pub(crate) fn loose(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
 /// A signal: `INT`, `SIGINT`, `interrupt` or `2`.
@@ -120,6 +160,18 @@ mod tests {
         }
         for bad in ["", "s", "-1", "1y", "1 s", "nan", "inf", "1e400"] {
             assert_eq!(duration(bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let cases =
+            [("0", 0), ("7", 7), ("512M", 512 << 20), ("2g", 2 << 30), ("1.5k", 1536), ("1GiB", 1 << 30)];
+        for (text, want) in cases {
+            assert_eq!(bytes(text).unwrap(), want, "{text}");
+        }
+        for bad in ["", "G", "-1", "1x", "1e3", "99999999999T", "1.2.3", "9999999999.5G"] {
+            assert!(bytes(bad).is_err(), "{bad}");
         }
     }
 

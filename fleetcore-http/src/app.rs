@@ -29,7 +29,7 @@ use crate::{
     config::ServerConfig,
     error::{Problem, ProblemCode},
     extract::ClientIp,
-    native::{self, LoadWatch},
+    native::{self, LoadWatch, MachineWatch},
     ui,
 };
 
@@ -84,6 +84,7 @@ struct Inner {
     streams: Quotas,
     session_owners: native::SessionOwners,
     load: LoadWatch,
+    machine_watch: MachineWatch,
     session_changes: broadcast::Sender<SessionId>,
     /// Held while users change, so that two requests cannot each remove one of the last two admins.
     users: tokio::sync::Mutex<()>,
@@ -111,6 +112,7 @@ impl App {
             streams: Quotas::new("streams", limits.streams_per_actor),
             session_owners: native::SessionOwners::new(limits.sessions_per_actor),
             load: LoadWatch::default(),
+            machine_watch: MachineWatch::default(),
             session_changes: broadcast::channel(256).0,
             users: tokio::sync::Mutex::default(),
             audit: Mutex::new(Some(audit)),
@@ -191,6 +193,9 @@ impl App {
     }
     pub(crate) fn load(&self) -> &LoadWatch {
         &self.0.load
+    }
+    pub(crate) fn machine_watch(&self) -> &MachineWatch {
+        &self.0.machine_watch
     }
     pub(crate) fn users(&self) -> &tokio::sync::Mutex<()> {
         &self.0.users

@@ -56,8 +56,8 @@ mod types;
 
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use fleet::{
-    Commands, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, Machine, ProviderHandle, Sessions,
-    ViewerGuard,
+    Commands, FanOut, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, ListFailure, Machine,
+    MachineListing, Operation, Pattern, Probe, ProviderHandle, Sessions, ViewerGuard,
 };
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use journal::JournalStream;

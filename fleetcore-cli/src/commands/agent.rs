@@ -65,7 +65,7 @@ pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
         tracing::warn!(commands = lost.len(), "commands did not survive the end of the agent before");
     }
     let records = Arc::new(BehindStore::new(store.clone()));
-    let fleet = serve::fleet(args.file_root.as_deref(), settings, records.clone())?.build();
+    let fleet = serve::fleet(args.file_root.as_deref(), settings, &dir, records.clone())?.build();
     let mut config = AgentConfig::new(server.clone(), token(&args.token_file)?)
         .with_id(args.id.clone())
         .with_labels(args.label.iter().cloned().collect())

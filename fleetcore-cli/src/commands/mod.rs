@@ -7,11 +7,14 @@ mod completions;
 mod cp;
 mod doctor;
 mod exec;
+mod fanout;
 mod kill;
 mod login;
 mod logs;
 mod ls;
+mod machines;
 mod man;
+mod operate;
 mod ps;
 mod run;
 mod serve;
@@ -59,6 +62,13 @@ async fn verb(verb: Verb, settings: &Settings) -> Outcome {
         Verb::Cp(args) => cp::cp(args, settings).await,
         Verb::Ls(args) => ls::ls(args, settings).await,
         Verb::Targets => targets::targets(settings).await,
+        Verb::Machines(args) => machines::machines(args, settings).await,
+        Verb::Providers => machines::providers(settings).await,
+        Verb::Create(args) => operate::create(*args, settings).await,
+        Verb::Start(args) => operate::start(args, settings).await,
+        Verb::Stop(args) => operate::stop(args, settings).await,
+        Verb::Delete(args) => operate::delete(args, settings).await,
+        Verb::Action(args) => operate::action(args, settings).await,
         Verb::Login(args) => login::login(args, settings).await,
         Verb::Logout => login::logout(settings).await,
         Verb::Token(args) => token::token(args, settings).await,

@@ -2,9 +2,12 @@
 
 use std::io::IsTerminal as _;
 
-use fleetcore::{CommandSpec, Error, Io, Overflow, Program};
+use fleetcore::{CommandSpec, Error, Io, Labels, Overflow, Program, Target};
 
-use super::exec::{Left, follow, interact, pipe_stdin, start};
+use super::{
+    exec::{Left, follow, interact, pipe_stdin, start},
+    fanout,
+};
 use crate::{
     cli::{Output, Run},
     config::Settings,
@@ -19,18 +22,28 @@ use crate::{
 pub(crate) async fn run(args: Run, settings: &Settings) -> Outcome {
     let mut stops = StopSignals::listen()?;
     let control = stops.or(control::open(settings)).await?;
-    let outcome = run_on(&*control, args, stops, settings).await;
+    let outcome = match fanout::single(&args) {
+        Some(target) => run_on(&*control, target, args, stops, settings).await,
+        None => fanout::fan_out(&*control, args, stops, settings).await,
+    };
     control.close().await;
     outcome
 }
 
-async fn run_on(control: &dyn Control, args: Run, mut stops: StopSignals, settings: &Settings) -> Outcome {
+async fn run_on(
+    control: &dyn Control,
+    target: Target,
+    args: Run,
+    mut stops: StopSignals,
+    settings: &Settings,
+) -> Outcome {
     let forward = !args.no_stdin && !args.detach && (args.interactive || !std::io::stdin().is_terminal());
     let keys = args.tty && std::io::stdin().is_terminal();
-    let target = args.target.clone();
     let detach = args.detach;
     let tty = args.tty;
-    let spec = spec(args, forward);
+    let labels: Labels = args.label.iter().chain(&args.tag).cloned().collect();
+    let mut spec = spec(args, forward);
+    spec.labels = labels;
     if detach {
         let (id, _) = start(control, &target, spec, Ownership::Detached, &mut stops).await?;
         match settings.output {
@@ -58,7 +71,8 @@ async fn run_on(control: &dyn Control, args: Run, mut stops: StopSignals, settin
     }
 }
 
-fn spec(args: Run, stdin: bool) -> CommandSpec {
+/// What to run, without labels.
+pub(super) fn spec(args: Run, stdin: bool) -> CommandSpec {
     let program = match args.shell {
         Some(script) => Program::Shell(script),
         None => Program::Argv(args.argv),
@@ -70,7 +84,6 @@ fn spec(args: Run, stdin: bool) -> CommandSpec {
     spec.clear_env = args.clear_env;
     spec.user = args.user;
     spec.timeout = args.timeout;
-    spec.labels = args.label.into_iter().collect();
     if !args.detach {
         // We are the reader: a slow one slows the command, as a pipe would, and no byte is lost.
         spec.overflow = Overflow::Block;

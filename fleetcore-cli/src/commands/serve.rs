@@ -4,10 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
     AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
-    backends::{
-        local::{CgroupMode, Local, LocalConfig},
-        multipass::{Multipass, MultipassConfig},
-    },
+    backends::local::{CgroupMode, Local, LocalConfig},
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
@@ -26,7 +23,7 @@ use crate::{
     cli::{LogFormat, Serve},
     config::{Keep, Settings},
     error::{Outcome, note},
-    exit, local_server, parse, render,
+    exit, local_server, parse, providers, render,
     signals::StopSignals,
 };
 
@@ -60,8 +57,9 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
     let agents = agents(&args, store.clone()).await?;
     let stores = Stores::new(store.clone()).with_agents(agents.clone());
-    let fleet =
-        fleet(args.file_root.as_deref(), settings, store.clone())?.with_agents(Arc::new(agents)).build();
+    let fleet = fleet(args.file_root.as_deref(), settings, &settings.data_dir, store.clone())?
+        .with_agents(Arc::new(agents))
+        .build();
     let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
     let further = compat::further(&args.compat, server.app(), &settings.data_dir).await?;
@@ -144,6 +142,7 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
 pub(super) fn fleet(
     file_root: Option<&Path>,
     settings: &Settings,
+    data_dir: &Path,
     store: Arc<dyn CommandStore>,
 ) -> Result<FleetBuilder> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
@@ -155,15 +154,9 @@ pub(super) fn fleet(
         }
         config = config.with_file_root(root);
     }
-    let mut fleet = Fleet::builder().with_host(Arc::new(Local::new(config)));
-    // Machines of what is installed here.
-    let multipass = MultipassConfig::default().with_records(settings.data_dir.join("multipass.json"));
-    if let Some(program) = multipass.find_program() {
-        tracing::info!(program = %program.display(), "machines of Multipass are targets");
-        fleet = fleet.with_provider(Arc::new(Multipass::new(multipass.with_program(program))));
-    }
-    let fleet = settings.ssh.add_to(fleet, |said| tracing::warn!("{said}"))?;
-    Ok(fleet
+    let builder = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    let builder = providers::add(builder, settings, data_dir, |said| tracing::warn!("{said}"))?;
+    Ok(builder
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))

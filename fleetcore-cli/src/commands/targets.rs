@@ -19,7 +19,8 @@ pub(crate) async fn targets(settings: &Settings) -> Outcome {
     Ok(exit::OK)
 }
 
-fn state(state: MachineState) -> (&'static str, Tone) {
+/// A state for people.
+pub(super) fn state(state: MachineState) -> (&'static str, Tone) {
     match state {
         MachineState::Pending => ("pending", Tone::Busy),
         MachineState::Running => ("running", Tone::Good),

@@ -1,6 +1,9 @@
 //! Work in this process.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,18 +20,24 @@ use fleetcore_http::client::{
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 
 use super::{Control, FileEnd, Input, Ownership, Running, SessionRequest, needs_server};
-use crate::{config::Settings, error::note};
+use crate::{config::Settings, error::note, providers};
 
 pub(super) struct LocalControl {
-    fleet: Fleet,
+    pub(super) fleet: Fleet,
+    /// Commands of a fan-out that nobody has looked at yet.
+    pub(super) children: Children,
     stored: bool,
 }
+
+/// Commands by id.
+pub(super) type Children = Arc<Mutex<HashMap<CommandId, CommandHandle>>>;
 
 impl LocalControl {
     /// A fleet of this host. Records go to the data directory when nobody else has it.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
         let host: Arc<dyn Executor> = Arc::new(Local::new(LocalConfig::default()));
-        let builder = settings.ssh.add_to(Fleet::builder().with_host(host), |said| {
+        let fleet = Fleet::builder().with_host(host);
+        let builder = providers::add(fleet, settings, &settings.data_dir, |said| {
             if settings.verbose > 0 {
                 note(settings.quiet, said);
             }
@@ -56,10 +65,10 @@ impl LocalControl {
             Some(store) => builder.with_store(store as Arc<dyn CommandStore>),
             None => builder,
         };
-        Ok(Self { fleet: builder.build(), stored })
+        Ok(Self { fleet: builder.build(), children: Children::default(), stored })
     }
 
-    fn running(&self, handle: CommandHandle, from: Offset) -> Running {
+    pub(super) fn running(&self, handle: CommandHandle, from: Offset) -> Running {
         let events = handle.stream(from).map_ok(AttachEvent::Command).boxed();
         Running { events, input: Arc::new(HandleInput(handle)) }
     }

@@ -2,6 +2,7 @@
 
 mod files;
 mod local;
+mod machines;
 mod remote;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use fleetcore_http::client::{
 use futures::stream::BoxStream;
 
 pub(crate) use files::FileEnd;
+pub(crate) use machines::{Done, MachineControl};
 
 use crate::config::{Place, Settings};
 
@@ -66,7 +68,7 @@ pub(crate) struct SessionRequest {
 
 /// Both ways to work. Every method fails with the same kinds of errors whichever it is.
 #[async_trait]
-pub(crate) trait Control: Send + Sync {
+pub(crate) trait Control: MachineControl {
     /// All targets.
     async fn targets(&self) -> Result<Vec<wire::Target>>;
     /// Starts a command. A server knows it as `id`; the result tells its id in any case.

@@ -17,7 +17,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use super::{Control, FileEnd, Input, Ownership, Running, SessionRequest};
 
 pub(super) struct RemoteControl {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl RemoteControl {

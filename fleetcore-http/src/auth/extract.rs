@@ -206,6 +206,10 @@ scoped!(
     CanFiles, Files
 );
 scoped!(
+    /// May make, change and delete machines.
+    CanMachines, Machines
+);
+scoped!(
     /// May manage people and read the audit log.
     CanAdmin, Admin
 );

@@ -22,6 +22,10 @@ pub enum Event {
     Session(Box<wire::Session>),
     /// A session is gone.
     SessionClosed(String),
+    /// A machine was made or has changed.
+    Machine(Box<wire::Machine>),
+    /// A machine is gone.
+    MachineGone(String),
     /// Load of a target.
     Load {
         /// The target.
@@ -46,6 +50,13 @@ struct Closed {
 }
 
 #[derive(Deserialize)]
+#[serde(untagged)]
+enum MachineEvent {
+    Gone { target: String, gone: bool },
+    Machine(Box<wire::Machine>),
+}
+
+#[derive(Deserialize)]
 struct LoadEvent {
     target: String,
     load: wire::Load,
@@ -63,6 +74,11 @@ pub(super) fn parse(event: &SseEvent) -> Result<Option<Event>> {
         "command" => Some(Event::Command(Box::new(wire::from_json(OP, data)?))),
         "session" => Some(Event::Session(Box::new(wire::from_json(OP, data)?))),
         "session_closed" => Some(Event::SessionClosed(wire::from_json::<Closed>(OP, data)?.id)),
+        "machine" => match wire::from_json(OP, data)? {
+            MachineEvent::Gone { target, gone: true } => Some(Event::MachineGone(target)),
+            MachineEvent::Gone { .. } => None,
+            MachineEvent::Machine(machine) => Some(Event::Machine(machine)),
+        },
         "load" => {
             let LoadEvent { target, load } = wire::from_json(OP, data)?;
             Some(Event::Load { target, load })
@@ -73,12 +89,12 @@ pub(super) fn parse(event: &SseEvent) -> Result<Option<Event>> {
 }
 
 impl Client {
-    /// Follows what happens: changes of commands and sessions, and load figures when `load`.
+    /// Follows what happens: changes of commands, sessions and machines, and load figures when `load`.
     ///
     /// # Errors
     /// `PermissionDenied`, `Unavailable`.
     pub async fn events(&self, load: bool) -> Result<EventStream> {
-        let topics = if load { "commands,sessions,load" } else { "commands,sessions" };
+        let topics = if load { "commands,sessions,machines,load" } else { "commands,sessions,machines" };
         let body =
             sse_connect(self, &["api".into(), "v1".into(), "events".into()], None, &[("topics", topics)])
                 .await?;

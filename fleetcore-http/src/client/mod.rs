@@ -14,6 +14,7 @@ mod frames;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod identity;
+mod machines;
 mod output;
 pub(crate) mod problem;
 mod resume;
@@ -28,5 +29,6 @@ pub(crate) use connection::{LinkConnector, LinkIo};
 pub use events::{Event, EventStream};
 pub use executor::RemoteExecutor;
 pub use files::{RemoteFiles, Tail};
+pub use machines::parse_problem;
 pub use output::{OutputStream, Transport};
 pub use resume::ReconnectPolicy;

@@ -3,6 +3,10 @@
 //! Answers are read leniently (unknown fields are skipped), so an older client works with a newer server; the
 //! server refuses unknown fields in requests.
 
+mod machines;
+
+pub use machines::*;
+
 use std::collections::BTreeMap;
 
 use fleetcore::{
@@ -325,6 +329,9 @@ pub struct Command {
     /// Shell script, when it was given so.
     #[serde(default)]
     pub shell: Option<String>,
+    /// What fleetcore itself does, when it is that.
+    #[serde(default)]
+    pub action: Option<CommandAction>,
     /// One line for people.
     pub display: String,
     /// Working directory it was given.
@@ -368,11 +375,15 @@ pub struct Command {
 
 impl From<&CommandRecord> for Command {
     fn from(r: &CommandRecord) -> Self {
-        let (argv, shell) = match &r.program {
-            Program::Argv(argv) => (Some(argv.clone()), None),
-            Program::Shell(script) => (None, Some(script.clone())),
-            _ => (None, None),
-        };
+        let (mut argv, mut shell, mut action) = (None, None, None);
+        match &r.program {
+            Program::Argv(words) => argv = Some(words.clone()),
+            Program::Shell(script) => shell = Some(script.clone()),
+            Program::Action { name, args } => {
+                action = Some(CommandAction { name: name.clone(), args: args.clone() });
+            }
+            _ => {}
+        }
         let duration_ms = r
             .started_at
             .zip(r.ended_at)
@@ -382,6 +393,7 @@ impl From<&CommandRecord> for Command {
             target: r.target.to_string(),
             argv,
             shell,
+            action,
             display: r.program.display(),
             cwd: r.cwd.clone(),
             pty: r.pty,

@@ -221,7 +221,11 @@ impl Agent {
             exec,
             machines: fleetcore::MachineCapabilities::default(),
             providers: providers
-                .map(|p| ProviderInfo { scheme: p.scheme().to_owned(), capabilities: p.capabilities() })
+                .map(|p| ProviderInfo {
+                    scheme: p.scheme().to_owned(),
+                    capabilities: p.capabilities(),
+                    actions: p.actions(),
+                })
                 .collect(),
             labels: self.config.labels.clone(),
             running: self.running().await,

@@ -302,6 +302,12 @@ impl AgentDirectory for AgentHub {
         Ok(Arc::new(LinkProvider::new(self.find(agent)?, scheme)?))
     }
 
+    fn schemes(&self, agent: &AgentId) -> Vec<String> {
+        let Ok(agent) = self.find(agent) else { return Vec::new() };
+        let facts = agent.facts.lock();
+        facts.providers.iter().map(|p| p.scheme.clone()).collect()
+    }
+
     async fn caught_up(&self, agent: &AgentId) {
         if let Ok(agent) = self.find(agent) {
             agent.caught_up().await;

@@ -41,6 +41,8 @@ pub(super) struct ProviderInfo {
     pub(super) scheme: String,
     #[serde(default)]
     pub(super) capabilities: MachineCapabilities,
+    #[serde(default)]
+    pub(super) actions: Vec<fleetcore::ActionInfo>,
 }
 
 /// What an agent says first.

@@ -1,6 +1,6 @@
 //! Commands: create, list, watch, control.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
@@ -11,9 +11,9 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fleetcore::{
     Channel, CommandEvent, CommandFilter, CommandHandle, CommandId, CommandSpec, CommandState, Error,
-    ErrorKind, Machine, Offset, OpContext, Scope, Target,
+    ErrorKind, Offset, RunningCommand, Scope, Target,
 };
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt, future::BoxFuture};
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -71,36 +71,64 @@ pub(super) async fn create_command(
     Json(mut request): Json<CreateCommand>,
 ) -> Reply<Response> {
     let target: Target = request.target.parse()?;
-    let chosen = request.id.is_some();
-    let id = match request.id {
-        Some(id) if id.is_nil() => return Err(Problem::invalid("id", "a UUID other than the nil one")),
-        Some(id) => CommandId::from(id),
-        None => CommandId::generate(),
-    };
+    let (id, chosen) = chosen(request.id)?;
     audit.about("command.create", format_args!("{target} {id}"));
     let wait = request.wait.map(|w| check_wait(&app, w)).transpose()?;
     let spec = request.spec()?;
     let machine = app.fleet().target(&target)?;
-    let permit = app.command_quota().take(actor.name())?;
-    let asked = chosen.then(|| spec.clone());
+    let asked = spec.clone();
+    let cx = actor.context();
+    let start = async move { machine.spawn_with(&cx, id, spec).await }.boxed();
+    begin(&app, actor.name(), Begin { id, chosen, target, asked, start }, wait).await
+}
+
+/// A command to start.
+pub(super) struct Begin {
+    pub(super) id: CommandId,
+    /// The client chose the id, so the request may be a repeated one.
+    pub(super) chosen: bool,
+    pub(super) target: Target,
+    /// What is asked for, to recognise a repeated request.
+    pub(super) asked: CommandSpec,
+    pub(super) start: BoxFuture<'static, fleetcore::Result<RunningCommand>>,
+}
+
+/// The id a client chose, or a new one; and whether it was chosen.
+pub(super) fn chosen(id: Option<uuid::Uuid>) -> Result<(CommandId, bool), Problem> {
+    match id {
+        Some(id) if id.is_nil() => Err(Problem::invalid("id", "a UUID other than the nil one")),
+        Some(id) => Ok((CommandId::from(id), true)),
+        None => Ok((CommandId::generate(), false)),
+    }
+}
+
+/// Starts a command within the caller's quota; what is started belongs to the server.
+pub(super) async fn begin(
+    app: &App,
+    actor: &Arc<str>,
+    begin: Begin,
+    wait: Option<(WaitFor, Duration)>,
+) -> Reply<Response> {
+    let Begin { id, chosen, target, asked, start } = begin;
+    let permit = app.command_quota().take(actor)?;
     let (answer, started) = oneshot::channel();
     // Its own task: a client that goes away now must neither leave a record of a command that never started, nor give
     // its permit back while the command runs.
-    let held = app.tasks().spawn(start(machine, actor.context(), id, spec, permit, answer));
+    let held = app.tasks().spawn(hold(start, permit, answer));
     let started =
         started.await.map_err(|e| Error::new(ErrorKind::Unexpected, "starting failed").with_source(e))?;
     match started {
         Ok(handle) => {
-            let command = finish(&app, handle, wait, Some(held)).await?;
+            let command = finish(app, handle, wait, Some(held)).await?;
             Ok(created(StatusCode::CREATED, command))
         }
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+        Err(error) if chosen && error.kind() == ErrorKind::AlreadyExists => {
             let record = app.fleet().commands().get(id).await?;
-            if asked.is_some_and(|spec| !app.fleet().commands().is_repeat(&record, &target, &spec)) {
+            if !app.fleet().commands().is_repeat(&record, &target, &asked) {
                 return Err(error.into());
             }
             let command = match (app.fleet().commands().handle(id), wait) {
-                (Some(handle), wait) => finish(&app, handle, wait, None).await?,
+                (Some(handle), wait) => finish(app, handle, wait, None).await?,
                 (None, None) => Command::from(&record),
                 (None, Some(wait)) => {
                     let events = app.fleet().commands().stream(id, Offset(0)).await?;
@@ -115,15 +143,12 @@ pub(super) async fn create_command(
 }
 
 /// Starts a command, and holds the permit until it has ended.
-async fn start(
-    machine: Machine,
-    cx: OpContext,
-    id: CommandId,
-    spec: CommandSpec,
+async fn hold(
+    start: BoxFuture<'static, fleetcore::Result<RunningCommand>>,
     permit: Permit,
     answer: oneshot::Sender<fleetcore::Result<CommandHandle>>,
 ) {
-    match machine.spawn_with(&cx, id, spec).await {
+    match start.await {
         Ok(command) => {
             let handle = command.detach();
             // Fails when the client has left, which is its business; the command runs.

@@ -22,7 +22,8 @@ use super::{
     load::HostWatch,
     output::event_stream,
     sse::{KEEP_ALIVE, KEEP_ALIVE_EVERY, json_event},
-    wire::{Command, Host, Load, LoadEvent, Session, SessionClosed},
+    watch::Listening,
+    wire::{Command, Host, Load, LoadEvent, Machine, MachineGone, Session, SessionClosed},
 };
 use crate::{
     app::App,
@@ -119,6 +120,7 @@ async fn keep_measuring(app: App) {
 enum Topic {
     Commands,
     Sessions,
+    Machines,
     Load,
 }
 
@@ -127,25 +129,31 @@ enum Topic {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
-    /// Some of `commands`, `sessions` and `load`, with commas between. Default: all.
-    #[param(nullable = false, example = "commands,sessions,load")]
+    /// Some of `commands`, `sessions`, `machines` and `load`, with commas between. Default: all.
+    #[param(nullable = false, example = "commands,sessions,machines,load")]
     topics: Option<String>,
 }
 
 fn topics(text: Option<&str>) -> Result<BTreeSet<Topic>, Problem> {
-    let Some(text) = text else { return Ok(BTreeSet::from([Topic::Commands, Topic::Sessions, Topic::Load])) };
+    let Some(text) = text else {
+        return Ok(BTreeSet::from([Topic::Commands, Topic::Sessions, Topic::Machines, Topic::Load]));
+    };
     text.split(',')
         .map(|t| match t.trim() {
             "commands" => Ok(Topic::Commands),
             "sessions" => Ok(Topic::Sessions),
+            "machines" => Ok(Topic::Machines),
             "load" => Ok(Topic::Load),
-            _ => Err(Problem::invalid("topics", "some of commands, sessions and load, with commas between")),
+            _ => Err(Problem::invalid(
+                "topics",
+                "some of commands, sessions, machines and load, with commas between",
+            )),
         })
         .collect()
 }
 
-/// Changes as they happen: events `command`, `session`, `session_closed` and `load`. List first, then apply these;
-/// after `lagged` list again.
+/// Changes as they happen: events `command`, `session`, `session_closed`, `machine` and `load`. List first, then apply
+/// these; after `lagged` list again. A `machine` event holds the machine, or `target` and `gone`.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events", params(EventsQuery),
     responses((status = 200, description = "Until the client leaves", body = String, content_type = "text/event-stream")))]
 pub(super) async fn events(
@@ -162,7 +170,16 @@ pub(super) async fn events(
     {
         json_event(&mut first, "load", &LoadEvent { target: CoreTarget::local(), load });
     }
-    let feed = Feed { fleet: app.fleet().events(), app, topics, loads, first: Some(first), pass };
+    let listening = topics.contains(&Topic::Machines).then(|| app.machine_watch().listen(&app));
+    let feed = Feed {
+        fleet: app.fleet().events(),
+        app,
+        topics,
+        loads,
+        first: Some(first),
+        pass,
+        _listening: listening,
+    };
     Ok(event_stream(Body::from_stream(stream::unfold(feed, Feed::next))))
 }
 
@@ -173,6 +190,7 @@ struct Feed {
     loads: Option<broadcast::Receiver<Load>>,
     first: Option<BytesMut>,
     pass: StreamPass,
+    _listening: Option<Listening>,
 }
 
 impl Feed {
@@ -214,6 +232,12 @@ impl Feed {
             FleetEvent::Session(target, info) if self.topics.contains(&Topic::Sessions) => {
                 let viewers = self.app.fleet().sessions().viewers(&info.id);
                 json_event(out, "session", &Session::new(target.clone(), (**info).clone(), viewers));
+            }
+            FleetEvent::Machine(target, info) if self.topics.contains(&Topic::Machines) => {
+                json_event(out, "machine", &Machine::new(target.clone(), (**info).clone()));
+            }
+            FleetEvent::MachineGone(target) if self.topics.contains(&Topic::Machines) => {
+                json_event(out, "machine", &MachineGone { target: target.clone(), gone: true });
             }
             FleetEvent::SessionClosed(id) if self.topics.contains(&Topic::Sessions) => {
                 json_event(out, "session_closed", &SessionClosed { id: id.clone() });

@@ -4,18 +4,21 @@ mod attach;
 mod cast;
 mod commands;
 mod events;
+mod fanout;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod health;
 mod identity;
 mod load;
+mod machines;
 mod openapi;
 mod output;
 mod range;
 mod sessions;
 mod sse;
 mod targets;
+mod watch;
 pub mod wire;
 
 pub use openapi::openapi;
@@ -23,3 +26,4 @@ pub use openapi::openapi;
 pub(crate) use events::LoadWatch;
 pub(crate) use openapi::routes;
 pub(crate) use sessions::SessionOwners;
+pub(crate) use watch::MachineWatch;

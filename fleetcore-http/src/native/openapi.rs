@@ -14,7 +14,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{commands, events, files, health, identity, sessions, targets, wire};
+use super::{commands, events, fanout, files, health, identity, machines, sessions, targets, wire};
 use crate::{
     app::App,
     auth::COOKIE,
@@ -27,10 +27,11 @@ use crate::{
         streamed live. Errors are problem documents (RFC 9457) with a stable `code`."),
     components(schemas(
         ProblemBody, wire::OutputEvent, wire::GapEvent, wire::StateEvent, wire::ExitEvent, wire::LoadEvent,
-        wire::SessionClosed, wire::KeyName
+        wire::SessionClosed, wire::KeyName, wire::MachineGone, wire::FanOutLine
     )),
     tags(
         (name = "targets", description = "What commands can run on"),
+        (name = "machines", description = "Providers and the life of machines"),
         (name = "commands", description = "Commands: run, list, watch, control"),
         (name = "sessions", description = "Shells that belong to the server"),
         (name = "files", description = "Files of a target"),
@@ -57,6 +58,15 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(commands::command_output))
         .routes(routes!(commands::command_cast))
         .routes(routes!(commands::attach_command))
+        .routes(routes!(fanout::fan_out))
+        .routes(routes!(machines::list_providers))
+        .routes(routes!(machines::act_provider))
+        .routes(routes!(machines::list_machines, machines::create_machine))
+        .routes(routes!(machines::get_machine))
+        .routes(routes!(machines::start_machine))
+        .routes(routes!(machines::stop_machine))
+        .routes(routes!(machines::delete_machine))
+        .routes(routes!(machines::act_machine))
         .routes(routes!(sessions::create_session, sessions::list_sessions))
         .routes(routes!(sessions::get_session, sessions::close_session))
         .routes(routes!(sessions::run_in_session))

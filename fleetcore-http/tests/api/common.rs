@@ -2,7 +2,7 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use fleetcore::{
-    Fleet, IdentityStore, Role, Scope, TokenKind, TokenRecord, UserName, UserRecord,
+    Fleet, FleetBuilder, IdentityStore, Role, Scope, TokenKind, TokenRecord, UserName, UserRecord,
     backends::local::{Local, LocalConfig},
     store::memory::MemoryStore,
 };
@@ -50,13 +50,20 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Harnes
 }
 
 pub(crate) async fn start_over(store: Arc<MemoryStore>, change: impl FnOnce(&mut ServerConfig)) -> Harness {
+    start_on(Fleet::builder(), store, change).await
+}
+
+/// A server over `fleet`, which gets this host and the store.
+pub(crate) async fn start_on(
+    fleet: FleetBuilder,
+    store: Arc<MemoryStore>,
+    change: impl FnOnce(&mut ServerConfig),
+) -> Harness {
     let mut config = ServerConfig::on("127.0.0.1:0".parse().unwrap());
     config.shutdown_grace = Duration::from_secs(5);
     change(&mut config);
-    let fleet = Fleet::builder()
-        .with_host(Arc::new(Local::new(LocalConfig::default())))
-        .with_store(store.clone())
-        .build();
+    let fleet =
+        fleet.with_host(Arc::new(Local::new(LocalConfig::default()))).with_store(store.clone()).build();
     let tls = config.tls.is_some();
     let server = Server::bind(config, fleet, Stores::new(store.clone())).await.unwrap();
     let address = server.local_addr();

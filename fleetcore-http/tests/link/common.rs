@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use fleetcore::{
-    AgentId, CommandEvent, CommandSpec, CommandStore, CommandStream, ExitStatus, Fleet, Machine, OpContext,
-    Target,
+    AgentId, CommandEvent, CommandSpec, CommandStore, CommandStream, ExitStatus, Fleet, FleetBuilder,
+    Machine, OpContext, Target,
     backends::local::{Local, LocalConfig},
     store::{
         memory::MemoryStore,
@@ -160,9 +160,19 @@ impl Host {
         token: SecretString,
         change: impl FnOnce(AgentConfig) -> AgentConfig,
     ) -> Self {
+        Self::start_on(Fleet::builder(), server, token, change)
+    }
+
+    /// An agent with more in its fleet than its host.
+    pub(crate) fn start_on(
+        fleet: FleetBuilder,
+        server: &str,
+        token: SecretString,
+        change: impl FnOnce(AgentConfig) -> AgentConfig,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(SqliteConfig::new(dir.path())).unwrap());
-        let fleet = Fleet::builder()
+        let fleet = fleet
             .with_host(Arc::new(Local::new(LocalConfig::default())))
             .with_store(Arc::new(BehindStore::new(store.clone())))
             .build();

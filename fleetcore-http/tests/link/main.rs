@@ -4,6 +4,7 @@
 mod commands;
 mod common;
 mod hostile;
+mod machines;
 mod sessions;
 mod survive;
 mod tunnel;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::Fleet;
+use super::{Fleet, Probe};
 use crate::{AgentDirectory, CommandStore, Executor, Layer, Provider};
 
 /// Bounds of one fleet. The defaults suit a small server.
@@ -30,6 +30,7 @@ impl Default for FleetLimits {
 pub struct FleetBuilder {
     pub(super) host: Option<Arc<dyn Executor>>,
     pub(super) providers: BTreeMap<&'static str, Arc<dyn Provider>>,
+    pub(super) probes: BTreeMap<&'static str, Probe>,
     pub(super) layers: Vec<Arc<dyn Layer>>,
     pub(super) store: Option<Arc<dyn CommandStore>>,
     pub(super) agents: Option<Arc<dyn AgentDirectory>>,
@@ -48,6 +49,14 @@ impl FleetBuilder {
     #[must_use]
     pub fn with_provider(mut self, provider: Arc<dyn Provider>) -> Self {
         self.providers.insert(provider.scheme(), provider);
+        self
+    }
+
+    /// Says how to find out whether a provider works here, for [`ProviderHandle::check`](super::ProviderHandle::check).
+    /// Without one its machines are listed, which says enough where they are kept by a daemon.
+    #[must_use]
+    pub fn with_probe(mut self, scheme: &'static str, probe: Probe) -> Self {
+        self.probes.insert(scheme, probe);
         self
     }
 

@@ -132,6 +132,12 @@ impl Observer for Inner {
     }
 }
 
+/// How to get to what runs a command.
+enum Way<'a> {
+    Machine(&'a Machine),
+    Executor(Arc<dyn Executor>),
+}
+
 impl Commands {
     pub(super) fn new(
         store: Option<Arc<dyn CommandStore>>,
@@ -165,6 +171,29 @@ impl Commands {
         machine: &Machine,
         cx: &OpContext,
         id: CommandId,
+        spec: CommandSpec,
+    ) -> Result<RunningCommand> {
+        self.spawn_by(machine.target(), Way::Machine(machine), cx, id, spec).await
+    }
+
+    /// Runs `spec` by an executor of ours, whatever the target.
+    pub(super) async fn spawn_task(
+        &self,
+        target: &Target,
+        executor: Arc<dyn Executor>,
+        cx: &OpContext,
+        id: CommandId,
+        spec: CommandSpec,
+    ) -> Result<RunningCommand> {
+        self.spawn_by(target, Way::Executor(executor), cx, id, spec).await
+    }
+
+    async fn spawn_by(
+        &self,
+        target: &Target,
+        way: Way<'_>,
+        cx: &OpContext,
+        id: CommandId,
         mut spec: CommandSpec,
     ) -> Result<RunningCommand> {
         if spec.replay_bytes > self.inner.limits.replay_bytes {
@@ -173,14 +202,16 @@ impl Commands {
                 format!("at most {}", self.inner.limits.replay_bytes),
             ));
         }
-        let target = machine.target();
         let request = self.inner.request_key.as_ref().map(|key| key.digest(target, &spec));
         spec.replay_bytes = spec.replay_bytes.max(1);
         // Its own token: ending this command must end nothing else of the caller's.
         let cancel = cx.cancel.child_token();
         let cx = OpContext { cancel: cancel.clone(), ..cx.clone() };
         let _reserved = self.inner.reserve(id, cancel.clone())?;
-        let executor = machine.executor(&cx).await?;
+        let executor = match way {
+            Way::Machine(machine) => machine.executor(&cx).await?,
+            Way::Executor(executor) => executor,
+        };
         let recording = Recording { request, ..self.recording(target)? };
         let running = supervisor::spawn(&*executor, &cx, id, spec, recording).await?;
         self.enter(running.handle());

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use futures::{StreamExt, stream};
 use tokio::sync::broadcast;
 
-use super::{Commands, FleetBuilder, Machine, ProviderHandle, Sessions};
+use super::{Commands, FleetBuilder, Machine, Probe, ProviderHandle, Sessions, listing::Known};
 use crate::{
     AgentDirectory, AgentId, CommandRecord, Error, ErrorKind, Executor, Layer, MachineFilter, MachineId,
     MachineInfo, MachineState, OpContext, Provider, Result, SessionId, SessionInfo, Target, TargetInfo,
@@ -21,15 +21,22 @@ pub enum FleetEvent {
     Session(Target, Box<SessionInfo>),
     /// A session is no longer listed.
     SessionClosed(SessionId),
+    /// A machine was made or has changed, as far as this fleet has seen: after its own operations, and when a list of
+    /// machines differs from the one before.
+    Machine(Target, Box<MachineInfo>),
+    /// A machine is gone.
+    MachineGone(Target),
 }
 
 pub(super) struct Inner {
     host: Option<Arc<dyn Executor>>,
     providers: BTreeMap<&'static str, Arc<dyn Provider>>,
+    probes: BTreeMap<&'static str, Probe>,
     layers: Vec<Arc<dyn Layer>>,
     agents: Option<Arc<dyn AgentDirectory>>,
     pub(super) commands: Commands,
     pub(super) sessions: Sessions,
+    pub(super) known: Known,
     events: broadcast::Sender<FleetEvent>,
 }
 
@@ -79,8 +86,21 @@ impl Fleet {
         let (events, _) = broadcast::channel(parts.limits.events.max(1));
         let commands = Commands::new(parts.store, parts.agents.clone(), parts.limits, events.clone());
         let sessions = Sessions::new(parts.limits, events.clone());
-        let FleetBuilder { host, providers, layers, agents, .. } = parts;
-        Self { inner: Arc::new(Inner { host, providers, layers, agents, commands, sessions, events }) }
+        let FleetBuilder { host, providers, probes, layers, agents, .. } = parts;
+        let known = Known::default();
+        Self {
+            inner: Arc::new(Inner {
+                host,
+                providers,
+                probes,
+                layers,
+                agents,
+                commands,
+                sessions,
+                known,
+                events,
+            }),
+        }
     }
 
     /// The machine of a target such as `local` or `multipass/dev1`.
@@ -126,7 +146,7 @@ impl Fleet {
     /// # Errors
     /// `NotFound` when no such provider is there.
     pub fn provider(&self, scheme: &str) -> Result<ProviderHandle> {
-        self.layered_provider(scheme).map(ProviderHandle::new).ok_or_else(|| {
+        self.handle_of(scheme).ok_or_else(|| {
             let schemes: Vec<&str> = self.inner.providers.keys().copied().collect();
             Error::new(ErrorKind::NotFound, "no such provider")
                 .with_context("wanted", scheme.escape_debug())
@@ -136,12 +156,44 @@ impl Fleet {
 
     /// All providers, by scheme.
     pub fn providers(&self) -> Vec<ProviderHandle> {
-        self.inner
-            .providers
-            .keys()
-            .filter_map(|s| self.layered_provider(s))
-            .map(ProviderHandle::new)
-            .collect()
+        self.inner.providers.keys().filter_map(|s| self.handle_of(s)).collect()
+    }
+
+    /// All providers of all agents that are known.
+    pub fn agent_providers(&self) -> Vec<ProviderHandle> {
+        let Some(agents) = &self.inner.agents else { return Vec::new() };
+        let mut all = Vec::new();
+        for agent in agents.agents() {
+            for scheme in agents.schemes(&agent) {
+                if let Ok(provider) = agents.provider(&agent, &scheme) {
+                    let provider = self.layered_around(provider);
+                    all.push(ProviderHandle::new(self.clone(), provider, None).through(agent.clone()));
+                }
+            }
+        }
+        all
+    }
+
+    fn handle_of(&self, scheme: &str) -> Option<ProviderHandle> {
+        let provider = self.layered_provider(scheme)?;
+        Some(ProviderHandle::new(self.clone(), provider, self.inner.probes.get(scheme).cloned()))
+    }
+
+    pub(super) fn schemes(&self) -> impl Iterator<Item = &'static str> {
+        self.inner.providers.keys().copied()
+    }
+
+    pub(super) fn agents(&self) -> Option<&Arc<dyn AgentDirectory>> {
+        self.inner.agents.as_ref()
+    }
+
+    pub(super) fn known(&self) -> &Known {
+        &self.inner.known
+    }
+
+    pub(super) fn tell(&self, event: FleetEvent) {
+        // Nobody listening is fine.
+        let _ = self.inner.events.send(event);
     }
 
     /// A provider with all layers around it.

@@ -76,7 +76,12 @@ impl Machine {
         }
     }
 
-    fn lifecycle(&self, operation: &'static str) -> Result<&(Arc<dyn Provider>, MachineId)> {
+    /// The fleet it belongs to.
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    pub(super) fn lifecycle(&self, operation: &'static str) -> Result<&(Arc<dyn Provider>, MachineId)> {
         self.at.as_ref().ok_or_else(|| Error::unsupported(operation).with_context("target", &self.target))
     }
 

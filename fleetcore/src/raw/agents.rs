@@ -19,6 +19,8 @@ pub trait AgentDirectory: Send + Sync + fmt::Debug + 'static {
     fn executor(&self, target: &Target) -> Result<Arc<dyn Executor>>;
     /// The machines of one provider at an agent. No I/O happens; `NotFound` for an unknown agent.
     fn provider(&self, agent: &AgentId, scheme: &str) -> Result<Arc<dyn Provider>>;
+    /// Schemes of the providers at an agent, as it last said; none for an unknown agent.
+    fn schemes(&self, agent: &AgentId) -> Vec<String>;
     /// Resolves when an agent that is expected back is there, with all it runs taken up again, or is not expected any
     /// more; at once for one that is away for good. Whoever looks at a lost command waits for this before believing it.
     async fn caught_up(&self, agent: &AgentId);

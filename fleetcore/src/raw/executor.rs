@@ -84,4 +84,9 @@ pub trait ProcessControl: Send + Sync + fmt::Debug {
     fn verdict(&self) -> Option<ExitStatus> {
         None
     }
+    /// Why it failed, in words for the record, once `exit` has resolved. `None` where the output says it, which is the
+    /// default: programs tell their own story.
+    fn reason(&self) -> Option<String> {
+        None
+    }
 }

@@ -515,7 +515,8 @@ impl Actor {
             .with_leaked(leaked);
         let status = self.raw.control.verdict().map_or(own, |theirs| agreed(own, theirs));
         let before = Arc::clone(&self.shared.record.lock());
-        let change = StateChange::ended(status, self.shared.journal.end());
+        let mut change = StateChange::ended(status, self.shared.journal.end());
+        change.error = self.raw.control.reason();
         let next = before.apply(&change).map_or_else(|_| Arc::clone(&before), Arc::new);
         let stored = self.recording.store_change(&before, change.clone()).await;
         *self.shared.record.lock() = Arc::clone(&next);

@@ -94,6 +94,15 @@ impl From<ExitStatus> for ExitEvent {
     }
 }
 
+/// A named operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CommandAction {
+    /// Its name: `create`, `start`, `stop`, `delete`, `fanout`, or an action of the provider.
+    pub name: String,
+    /// Its settings as text.
+    pub args: BTreeMap<String, String>,
+}
+
 /// A command, running or recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Command {
@@ -107,6 +116,9 @@ pub struct Command {
     pub argv: Option<Vec<String>>,
     /// Shell script, when it was given as such.
     pub shell: Option<String>,
+    /// What fleetcore itself does, when it is that: to a machine, or on many targets.
+    #[serde(default)]
+    pub action: Option<CommandAction>,
     /// One line for people.
     pub display: String,
     /// Working directory it was given.
@@ -142,17 +154,22 @@ pub struct Command {
 
 impl From<&CommandRecord> for Command {
     fn from(r: &CommandRecord) -> Self {
-        let (argv, shell) = match &r.program {
-            Program::Argv(argv) => (Some(argv.clone()), None),
-            Program::Shell(script) => (None, Some(script.clone())),
-            _ => (None, None),
-        };
+        let (mut argv, mut shell, mut action) = (None, None, None);
+        match &r.program {
+            Program::Argv(words) => argv = Some(words.clone()),
+            Program::Shell(script) => shell = Some(script.clone()),
+            Program::Action { name, args } => {
+                action = Some(CommandAction { name: name.clone(), args: args.clone() });
+            }
+            _ => {}
+        }
         let duration = r.started_at.zip(r.ended_at).map(|(from, to)| to.duration_since(from));
         Self {
             id: r.id,
             target: r.target.clone(),
             argv,
             shell,
+            action,
             display: r.program.display(),
             cwd: r.cwd.clone(),
             pty: r.pty.map(Size::from),

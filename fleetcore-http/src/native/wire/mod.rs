@@ -2,12 +2,14 @@
 
 mod command;
 mod identity;
+mod machine;
 mod names;
 mod session;
 mod target;
 
 pub use command::*;
 pub use identity::*;
+pub use machine::*;
 pub use names::*;
 pub use session::*;
 pub use target::*;

@@ -49,3 +49,15 @@ names!(
     /// One power of a token.
     ScopeName as Scope { Read, Run, Files, Machines, Admin }
 );
+names!(
+    /// How to stop a machine.
+    StopModeName as StopMode { Graceful, Force, Suspend }
+);
+names!(
+    /// What an action is done to.
+    ActionScopeName as ActionScope { Provider, Machine, Either }
+);
+names!(
+    /// Type of an argument.
+    ArgumentKindName as ArgumentKind { Text, Integer, Flag, List }
+);
