@@ -224,12 +224,20 @@ impl Settings {
         })
     }
 
+    /// The server an agent belongs to: flag, environment or file. A login is a person's and says nothing about agents.
+    ///
+    /// # Errors
+    /// `InvalidInput` when nothing names one.
+    pub(crate) fn agent_server(&self) -> Result<String> {
+        self.server.clone().ok_or_else(|| Error::invalid("server", "named: --server or FLEETCORE_SERVER"))
+    }
+
     /// The address named by flag, environment, file or the last login.
     pub(crate) fn server_name(&self) -> Result<Option<String>> {
         Ok(self.server.clone().or(self.saved()?.server))
     }
 
-    fn certificates(&self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn certificates(&self) -> Result<Option<Vec<u8>>> {
         let Some(path) = &self.cacert else { return Ok(None) };
         fs::read(path)
             .map(Some)

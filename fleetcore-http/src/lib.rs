@@ -28,6 +28,8 @@ mod extract;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(feature = "client")]
+pub mod link;
 mod native;
 mod server;
 pub mod telemetry;

@@ -1,5 +1,6 @@
 //! The verbs, one module each.
 
+mod agent;
 mod attach;
 mod completions;
 mod cp;
@@ -28,7 +29,7 @@ use crate::{
 /// Runs the verb; tells a failure; gives the exit code.
 pub(crate) async fn dispatch(cli: Cli) -> u8 {
     // `serve` logs by rules of its own.
-    if !matches!(cli.command, Verb::Serve(_)) {
+    if !matches!(cli.command, Verb::Serve(_) | Verb::Agent(_)) {
         log(cli.global.verbose);
     }
     let exec = matches!(cli.command, Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
@@ -46,6 +47,7 @@ pub(crate) async fn dispatch(cli: Cli) -> u8 {
 async fn verb(verb: Verb, settings: &Settings) -> Outcome {
     match verb {
         Verb::Serve(args) => serve::serve(*args, settings).await,
+        Verb::Agent(args) => agent::agent(*args, settings).await,
         Verb::Run(args) => run::run(*args, settings).await,
         Verb::Shell(args) => shell::shell(args, settings).await,
         Verb::Attach(args) => attach::attach(args, settings).await,

@@ -3,16 +3,22 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
-    AuditStore, CommandStore, Error, Fleet, IdentityStore, Result,
+    AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
     backends::local::{CgroupMode, Local, LocalConfig},
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
-use fleetcore_http::{Server, ServerConfig, Stores, TlsConfig, ensure_admin, telemetry};
+use fleetcore_http::{
+    Server, ServerConfig, Stores, TlsConfig, ensure_admin,
+    link::{AgentHub, AgentTokens, LinkConfig},
+    telemetry,
+};
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::agent;
 use crate::{
     cli::{LogFormat, Serve},
     config::{Keep, Settings},
@@ -49,7 +55,10 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let store = Arc::new(open_store(&keep, settings).await?);
     let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let server = Server::bind(config, fleet(&args, store.clone())?, Stores::new(store.clone())).await?;
+    let agents = agents(&args, store.clone()).await?;
+    let stores = Stores::new(store.clone()).with_agents(agents.clone());
+    let fleet = fleet(args.file_root.as_deref(), store.clone())?.with_agents(Arc::new(agents)).build();
+    let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
 
     // The first line is the address, for programs that start us on port 0.
@@ -95,7 +104,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
 
 /// Raises the soft limit of open files to the hard one: a command takes four descriptors, a terminal six, and the
 /// usual soft limit of 1024 is there for programs that use `select(2)`.
-fn allow_many_files() {
+pub(super) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
@@ -123,9 +132,10 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
     Ok(store)
 }
 
-fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
+/// This host and the layers every program that serves it puts around.
+pub(super) fn fleet(file_root: Option<&Path>, store: Arc<SqliteStore>) -> Result<FleetBuilder> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
-    if let Some(dir) = &args.file_root {
+    if let Some(dir) = file_root {
         let root = std::path::absolute(dir)
             .map_err(|e| Error::io("find the file root", e).with_context("path", dir.display()))?;
         if !root.is_dir() {
@@ -138,8 +148,19 @@ fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))
-        .with_layer(Arc::new(TracingLayer::new()))
-        .build())
+        .with_layer(Arc::new(TracingLayer::new())))
+}
+
+/// The agents that may connect.
+async fn agents(args: &Serve, store: Arc<SqliteStore>) -> Result<AgentHub> {
+    let tokens = AgentTokens::new();
+    for (id, file) in &args.agent_token_file {
+        let token = agent::token(file)?;
+        tokens.allow(id.clone(), Sha256::digest(token.expose_secret().as_bytes()).into());
+    }
+    let config =
+        LinkConfig::default().with_heartbeat(args.agent_heartbeat).with_lost_after(args.agent_lost_after);
+    AgentHub::open(store, Arc::new(tokens), config).await
 }
 
 /// The settings of the file, where no flag says otherwise.
@@ -189,7 +210,7 @@ fn first_password(file: Option<&Path>) -> Result<Option<SecretString>> {
 }
 
 /// Removes what is too old or too much, now and then.
-async fn prune(store: Arc<SqliteStore>, keep: Keep, stop: CancellationToken) {
+pub(super) async fn prune(store: Arc<SqliteStore>, keep: Keep, stop: CancellationToken) {
     let mut every = tokio::time::interval(PRUNE_EVERY);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
         let now = store.age_now();

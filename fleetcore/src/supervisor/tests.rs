@@ -106,7 +106,7 @@ fn start(replay: usize, exit: &Arc<Semaphore>) -> (RunningCommand, Arc<SlowStore
         control: Box::new(NoControl),
     };
     let recording = Recording { store: Some(store.clone()), ..Recording::default() };
-    (supervise(raw, id, spec, Arc::new(record), recording), store, taken)
+    (supervise(raw, spec, Arc::new(record), recording, false), store, taken)
 }
 
 /// Lets the supervisor do all it can.
