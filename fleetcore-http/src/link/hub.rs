@@ -147,7 +147,7 @@ impl AgentHub {
         &self.0.config
     }
 
-    pub(super) fn registry(&self) -> &dyn AgentRegistry {
+    pub(crate) fn registry(&self) -> &dyn AgentRegistry {
         &*self.0.registry
     }
 
