@@ -206,6 +206,10 @@ scoped!(
     CanFiles, Files
 );
 scoped!(
+    /// May manage machines and agents.
+    CanMachines, Machines
+);
+scoped!(
     /// May manage people and read the audit log.
     CanAdmin, Admin
 );

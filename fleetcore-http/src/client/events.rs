@@ -22,6 +22,10 @@ pub enum Event {
     Session(Box<wire::Session>),
     /// A session is gone.
     SessionClosed(String),
+    /// An agent is new or changed.
+    Agent(Box<wire::Agent>),
+    /// An agent is gone for good.
+    AgentRemoved(String),
     /// Load of a target.
     Load {
         /// The target.
@@ -63,6 +67,8 @@ pub(super) fn parse(event: &SseEvent) -> Result<Option<Event>> {
         "command" => Some(Event::Command(Box::new(wire::from_json(OP, data)?))),
         "session" => Some(Event::Session(Box::new(wire::from_json(OP, data)?))),
         "session_closed" => Some(Event::SessionClosed(wire::from_json::<Closed>(OP, data)?.id)),
+        "agent" => Some(Event::Agent(Box::new(wire::from_json(OP, data)?))),
+        "agent_removed" => Some(Event::AgentRemoved(wire::from_json::<Closed>(OP, data)?.id)),
         "load" => {
             let LoadEvent { target, load } = wire::from_json(OP, data)?;
             Some(Event::Load { target, load })
@@ -73,12 +79,12 @@ pub(super) fn parse(event: &SseEvent) -> Result<Option<Event>> {
 }
 
 impl Client {
-    /// Follows what happens: changes of commands and sessions, and load figures when `load`.
+    /// Follows what happens: changes of commands, sessions and agents, and load figures when `load`.
     ///
     /// # Errors
     /// `PermissionDenied`, `Unavailable`.
     pub async fn events(&self, load: bool) -> Result<EventStream> {
-        let topics = if load { "commands,sessions,load" } else { "commands,sessions" };
+        let topics = if load { "commands,sessions,agents,load" } else { "commands,sessions,agents" };
         let body =
             sse_connect(self, &["api".into(), "v1".into(), "events".into()], None, &[("topics", topics)])
                 .await?;

@@ -1,5 +1,7 @@
 //! The native API, `/api/v1`.
 
+#[cfg(feature = "client")]
+mod agents;
 mod attach;
 mod cast;
 mod commands;
@@ -10,6 +12,7 @@ pub(crate) mod fuzz;
 mod health;
 mod identity;
 mod load;
+mod metrics;
 mod openapi;
 mod output;
 mod range;
@@ -20,6 +23,9 @@ pub mod wire;
 
 pub use openapi::openapi;
 
+#[cfg(feature = "client")]
+pub(crate) use agents::{AgentEvent, AgentEvents, watch as watch_agents};
 pub(crate) use events::LoadWatch;
+pub(crate) use metrics::keep_metrics;
 pub(crate) use openapi::routes;
 pub(crate) use sessions::SessionOwners;
