@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetcore::{AgentId, CommandState, Role, Scope, Signal, Target};
+use secrecy::SecretString;
 
 use crate::{
     exit,
@@ -72,6 +73,11 @@ pub(crate) enum Verb {
     Serve(Box<Serve>),
     /// Offer this host to a server, from behind any firewall: dials out and stays connected
     Agent(Box<Agent>),
+    /// Manage agents of a server; lists them
+    Agents {
+        #[command(subcommand)]
+        verb: Option<Agents>,
+    },
     /// Run a command on a target; stdout and stderr stay apart, the exit code is passed on
     Run(Box<Run>),
     /// Open a terminal on a target
@@ -188,13 +194,25 @@ pub(crate) struct Serve {
 /// Commands and sessions run on while the server cannot be reached; what they write is kept here until it can. SIGTERM
 /// or Ctrl-C end the agent and what runs on it.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Agent {
-    /// Its name; only checked, the token decides
+    #[command(subcommand)]
+    pub(crate) verb: Option<AgentVerb>,
+    /// Join with this code of `fleetcore agents join-code`; the token it gets for it is kept, so once is enough
+    #[arg(
+        long,
+        value_name = "CODE",
+        env = "FLEETCORE_JOIN_CODE",
+        hide_env_values = true,
+        conflicts_with = "token_file"
+    )]
+    pub(crate) join: Option<SecretString>,
+    /// Its name [default when joining: that of the host]; afterwards only checked, the token decides
     #[arg(long, value_name = "ID", env = "FLEETCORE_AGENT_ID")]
     pub(crate) id: Option<AgentId>,
-    /// Read its token from this file's first line
+    /// Read its token from this file's first line, instead of joining
     #[arg(long, value_name = "FILE", env = "FLEETCORE_AGENT_TOKEN_FILE")]
-    pub(crate) token_file: PathBuf,
+    pub(crate) token_file: Option<PathBuf>,
     /// Keep records and output here [default: agent-data below the data directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) agent_dir: Option<PathBuf>,
@@ -216,6 +234,118 @@ pub(crate) struct Agent {
     /// Longest pause between tries
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "30s", hide = true)]
     pub(crate) reconnect_most: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentVerb {
+    /// Join, and run the agent as a service from now on
+    Install(Box<AgentInstall>),
+    /// Stop the service and remove it
+    Uninstall(AgentUninstall),
+}
+
+/// What starts services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Init {
+    /// systemd, on Linux
+    Systemd,
+    /// launchd, on macOS
+    Launchd,
+}
+
+/// Which service is meant.
+#[derive(Args, Debug)]
+pub(crate) struct AgentPlace {
+    /// A service of this user [default, unless root]
+    #[arg(long, conflicts_with = "system")]
+    pub(crate) user: bool,
+    /// A service of the whole host [default for root]
+    #[arg(long)]
+    pub(crate) system: bool,
+    /// Keep token, records and output here [default: /var/lib/fleetcore-agent for the whole host, agent-data below the
+    /// data directory for a user]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) agent_dir: Option<PathBuf>,
+    /// Service manager [default: that of this system]
+    #[arg(long, value_enum, value_name = "NAME")]
+    init: Option<Init>,
+}
+
+impl AgentPlace {
+    /// The service manager.
+    pub(crate) fn init(&self) -> Init {
+        self.init.unwrap_or(if cfg!(target_os = "macos") { Init::Launchd } else { Init::Systemd })
+    }
+}
+
+/// The server is named by --server. The code is exchanged for a token first: the service definition holds no secret.
+#[derive(Args, Debug)]
+pub(crate) struct AgentInstall {
+    #[command(flatten)]
+    pub(crate) place: AgentPlace,
+    /// Join with this code of `fleetcore agents join-code`, unless this host has joined before
+    #[arg(long, value_name = "CODE", env = "FLEETCORE_JOIN_CODE", hide_env_values = true)]
+    pub(crate) join: Option<SecretString>,
+    /// Name of the agent [default: that of the host]
+    #[arg(long, value_name = "ID")]
+    pub(crate) id: Option<AgentId>,
+    /// A label others can choose it by; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Let tunnels lead to this address: HOST:PORT, HOST:* or * [default: this host only]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) allow_tunnel: Vec<String>,
+    /// Refuse to read or write files outside of this directory; commands are not restricted
+    #[arg(long, value_name = "DIR")]
+    pub(crate) file_root: Option<PathBuf>,
+    /// Run a service of the whole host as this user [default: root]
+    #[arg(long, value_name = "USER", conflicts_with = "user")]
+    pub(crate) run_as: Option<String>,
+    /// Let commands change nothing of the host but the agent's directory, and use no sudo
+    #[arg(long)]
+    pub(crate) confine: bool,
+    /// The program to run [default: this one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
+    /// Only print the service definition
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only join and write the definition
+    #[arg(long)]
+    pub(crate) no_start: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AgentUninstall {
+    #[command(flatten)]
+    pub(crate) place: AgentPlace,
+    /// Also remove token, records and output
+    #[arg(long)]
+    pub(crate) purge: bool,
+    /// Only remove the definition
+    #[arg(long)]
+    pub(crate) no_stop: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Agents {
+    /// List agents
+    Ls,
+    /// Put agents out: their links are closed and their tokens are dead
+    Rm {
+        /// Names
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+    /// Make a code that lets one agent join, once; prints what to run there
+    JoinCode {
+        /// A label the agent gets; may be given more than once
+        #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+        label: Vec<(String, String)>,
+        /// How long the code works, e.g. 10m [default: 1h]
+        #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+        expires_in: Option<Duration>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

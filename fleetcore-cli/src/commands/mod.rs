@@ -1,6 +1,9 @@
 //! The verbs, one module each.
 
 mod agent;
+mod agent_identity;
+mod agent_install;
+mod agents;
 mod attach;
 mod completions;
 mod cp;
@@ -14,6 +17,7 @@ mod man;
 mod ps;
 mod run;
 mod serve;
+mod service;
 mod sessions;
 mod shell;
 mod targets;
@@ -29,7 +33,8 @@ use crate::{
 /// Runs the verb; tells a failure; gives the exit code.
 pub(crate) async fn dispatch(cli: Cli) -> u8 {
     // `serve` logs by rules of its own.
-    if !matches!(cli.command, Verb::Serve(_) | Verb::Agent(_)) {
+    if !matches!(&cli.command, Verb::Serve(_)) && !matches!(&cli.command, Verb::Agent(a) if a.verb.is_none())
+    {
         log(cli.global.verbose);
     }
     let exec = matches!(cli.command, Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
@@ -48,6 +53,7 @@ async fn verb(verb: Verb, settings: &Settings) -> Outcome {
     match verb {
         Verb::Serve(args) => serve::serve(*args, settings).await,
         Verb::Agent(args) => agent::agent(*args, settings).await,
+        Verb::Agents { verb } => agents::agents(verb, settings).await,
         Verb::Run(args) => run::run(*args, settings).await,
         Verb::Shell(args) => shell::shell(args, settings).await,
         Verb::Attach(args) => attach::attach(args, settings).await,

@@ -132,28 +132,28 @@ pub struct HostTotals {
 pub struct MetricSeries {
     /// Share of all processors in use, 0 to 100.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub cpu: Vec<(f64, f64)>,
+    pub cpu: Vec<(i64, f64)>,
     /// Memory in use, in bytes.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub memory: Vec<(f64, f64)>,
+    pub memory: Vec<(i64, f64)>,
     /// Swap in use, in bytes.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub swap: Vec<(f64, f64)>,
+    pub swap: Vec<(i64, f64)>,
     /// Load average over one minute.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub load1: Vec<(f64, f64)>,
+    pub load1: Vec<(i64, f64)>,
     /// Disk in use, in bytes.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub disk: Vec<(f64, f64)>,
+    pub disk: Vec<(i64, f64)>,
     /// Bytes received per second.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub net_rx: Vec<(f64, f64)>,
+    pub net_rx: Vec<(i64, f64)>,
     /// Bytes sent per second.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub net_tx: Vec<(f64, f64)>,
+    pub net_tx: Vec<(i64, f64)>,
     /// Seconds since the host was started.
     #[schema(value_type = Vec<Vec<f64>>)]
-    pub uptime: Vec<(f64, f64)>,
+    pub uptime: Vec<(i64, f64)>,
 }
 
 impl MetricSeries {
@@ -164,13 +164,13 @@ impl MetricSeries {
             for (metric, value) in Metric::ALL.into_iter().zip(part(&point.bucket)) {
                 // Thousandths are more than was measured, and short to write.
                 let value = (f64::from(*value) * 1000.0).round() / 1000.0;
-                series.list(metric).push((point.start as f64, value));
+                series.list(metric).push((point.start, value));
             }
         }
         series
     }
 
-    fn list(&mut self, metric: Metric) -> &mut Vec<(f64, f64)> {
+    fn list(&mut self, metric: Metric) -> &mut Vec<(i64, f64)> {
         match metric {
             Metric::Cpu => &mut self.cpu,
             Metric::Memory => &mut self.memory,
