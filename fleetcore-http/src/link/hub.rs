@@ -147,6 +147,7 @@ impl AgentHub {
         &self.0.config
     }
 
+    /// Where agents are kept.
     pub(crate) fn registry(&self) -> &dyn AgentRegistry {
         &*self.0.registry
     }
@@ -176,6 +177,14 @@ impl AgentHub {
     pub(super) fn expires_at(&self, at: Timestamp) {
         self.0.expiries.lock().push(Reverse(at));
         self.0.expiry_added.notify_one();
+    }
+
+    /// When an agent was last heard of.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn last_seen(&self, id: &AgentId) -> Result<Option<Timestamp>> {
+        Ok(self.find(id)?.facts.lock().last_seen)
     }
 
     /// Whether an agent's link is up now.

@@ -1,6 +1,7 @@
 //! The server's view of what runs at an agent.
 
 use std::{
+    collections::VecDeque,
     fmt,
     pin::Pin,
     sync::{Arc, OnceLock, atomic::AtomicBool},
@@ -68,8 +69,9 @@ pub(super) struct AgentState {
     /// The link while there is one.
     pub(super) link: watch::Sender<Option<Connected>>,
     pub(super) facts: Mutex<Facts>,
-    /// One registration at a time.
-    pub(super) registering: tokio::sync::Mutex<()>,
+    /// One registration at a time. Holds the processes that have had this name, with the epoch each was given: one
+    /// that never got to hear its epoch is told from a new one by this.
+    pub(super) registering: tokio::sync::Mutex<VecDeque<(Arc<str>, u64)>>,
     /// Machines of its providers, as last heard.
     pub(super) machines: Mutex<Vec<fleetcore::TargetInfo>>,
     /// How long what runs there is waited for.

@@ -38,6 +38,8 @@ use crate::{
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// How long an agent may take to hear why it is out.
 const LAST_WORD: Duration = Duration::from_secs(2);
+/// Processes of one agent that are remembered.
+const PROCESSES_MAX: usize = 8;
 /// Most providers an agent may have.
 const PROVIDERS_MAX: usize = 64;
 
@@ -196,7 +198,7 @@ async fn enter(
         (Refusal::Unavailable, "the server cannot register agents now".to_owned())
     };
     let state = hub.state(agent);
-    let one = state.registering.lock().await;
+    let mut known_processes = state.registering.lock().await;
     if state.removed.load(Ordering::Acquire) {
         return Err((Refusal::Removed, "the agent was removed from the server".to_owned()));
     }
@@ -210,7 +212,9 @@ async fn enter(
     match hub.registry().get(agent).await {
         Ok(known) => {
             let other = known.registration.endpoint.as_deref() != Some(here.as_str());
-            if other && hello.epoch.is_some_and(|mine| mine < known.lease.epoch) {
+            let noted = known_processes.iter().find(|(instance, _)| **instance == *hello.instance);
+            let mine = hello.epoch.max(noted.map(|(_, epoch)| *epoch));
+            if other && mine.is_some_and(|mine| mine < known.lease.epoch) {
                 return Err((Refusal::Fenced, "a newer agent has this name".to_owned()));
             }
         }
@@ -223,6 +227,12 @@ async fn enter(
     registration.machines = hello.machines;
     registration.labels = hello.labels.clone();
     let lease = hub.registry().register(registration, hub.config().ttl).await.map_err(unavailable)?;
+    let instance: Arc<str> = hello.instance.into();
+    known_processes.retain(|(other, _)| *other != instance);
+    known_processes.push_back((Arc::clone(&instance), lease.epoch));
+    if known_processes.len() > PROCESSES_MAX {
+        known_processes.pop_front();
+    }
     {
         let mut facts = state.facts.lock();
         facts.exec = hello.exec;
@@ -239,8 +249,7 @@ async fn enter(
     };
     // Goes before any stream that somebody opens once the link is listed.
     mux.send_text(encode(&welcome)).map_err(unavailable)?;
-    let link = Connected { mux: mux.clone(), epoch: lease.epoch, instance: hello.instance.into() };
-    let instance = Arc::clone(&link.instance);
+    let link = Connected { mux: mux.clone(), epoch: lease.epoch, instance: Arc::clone(&instance) };
     if let Some(before) = state.link.send_replace(Some(link)) {
         if before.instance == instance {
             put_out(&before, Refusal::Unavailable, "the agent has a newer connection");
@@ -248,7 +257,7 @@ async fn enter(
             put_out(&before, Refusal::Fenced, "a newer agent has this name");
         }
     }
-    drop(one);
+    drop(known_processes);
     Ok((state, lease))
 }
 
@@ -290,6 +299,7 @@ async fn receive(
     let mut report = AgentReport::default();
     let mut noted: Option<Instant> = None;
     loop {
+        let mut beat = false;
         match pump::read(source, ttl).await? {
             Incoming::Frame(frame) => {
                 // A stream they opened is refused by the limit; nothing comes back here.
@@ -304,26 +314,27 @@ async fn receive(
                             report.running = running;
                         }
                         report.status = status;
-                        // A flood is heard, but costs neither the store nor an answer.
-                        let due = noted.is_none_or(|at| at.elapsed() * 4 >= heartbeat);
-                        if due {
-                            noted = Some(Instant::now());
-                            state.facts.lock().last_seen = Some(Timestamp::now());
-                            lease = note(hub, &lease, &report, mux).await?.unwrap_or(lease);
-                            mux.send_text(encode(&FromServer::Renewed))?;
-                        }
+                        beat = true;
                     }
                     FromAgent::Leaving => {
-                        hub.registry().deregister(&lease).await.or_else(|e| match e.kind() {
+                        return hub.registry().deregister(&lease).await.or_else(|e| match e.kind() {
                             ErrorKind::Conflict | ErrorKind::NotFound => Ok(()),
                             _ => Err(e),
-                        })?;
-                        return Ok(());
+                        });
                     }
                     FromAgent::Hello(_) => return Err(super::exec::malformed("a second hello")),
                     FromAgent::Unknown => {}
                 }
             }
+        }
+        // A flood of heartbeats is heard, but costs neither the store nor an answer. Output is a sign of life, too: on
+        // a slow line a heartbeat may be long under way behind what the kernel holds already.
+        let quiet = |parts: u32| noted.is_none_or(|at| at.elapsed() * parts >= heartbeat);
+        if (beat && quiet(4)) || quiet(1) {
+            noted = Some(Instant::now());
+            state.facts.lock().last_seen = Some(Timestamp::now());
+            lease = note(hub, &lease, &report, mux).await?.unwrap_or(lease);
+            mux.send_text(encode(&FromServer::Renewed))?;
         }
     }
 }

@@ -2,3 +2,5 @@
 
 #[cfg(feature = "local")]
 pub mod local;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub mod sandbox;

@@ -4,6 +4,9 @@
 //! skipped with a printed reason. `local+each` and `table+each` put every built-in layer and chaos in front one by one.
 //! `FLEETCORE_STRESS=N` runs it N times.
 
+#[cfg(target_os = "linux")]
+mod sandbox;
+
 use std::{process::ExitCode, sync::Arc};
 
 use fleetcore::{
@@ -41,9 +44,9 @@ fn layered_table(behind: fn() -> Layers, can: Option<MachineCapabilities>) -> Ar
 }
 
 /// What runs when `FLEETCORE_TEST` is silent: all of it takes about a minute on two slow processors.
-const DEFAULT: &str = "local,local+each,table,table+each";
+const DEFAULT: &str = "local,local+each,table,table+each,sandbox";
 /// All that can be named.
-const KNOWN: [&str; 4] = ["local", "local+each", "table", "table+each"];
+const KNOWN: [&str; 5] = ["local", "local+each", "table", "table+each", "sandbox"];
 
 fn main() -> ExitCode {
     let mut runner = Runner::new();
@@ -74,6 +77,10 @@ fn main() -> ExitCode {
         for (name, behind) in layers::each() {
             runner.plain_provider(&format!("table+each+{name}"), move || layered_table(behind, None));
         }
+    }
+    #[cfg(target_os = "linux")]
+    if wanted.contains(&"sandbox") {
+        sandbox::register(&mut runner);
     }
     for name in wanted.iter().filter(|w| !KNOWN.contains(w)) {
         runner.skip(name, "this build has no such backend");
