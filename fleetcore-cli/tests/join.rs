@@ -179,6 +179,6 @@ fn a_service_is_written_without_a_secret_and_removed() {
     host.run(&[&uninstall, &place[..]].concat()).ok();
     assert!(!unit.exists() && kept.exists());
     assert_eq!(host.run(&[&uninstall, &place[..]].concat()).code, 66);
-    host.run(&[&uninstall, &["--purge"], &place[..]].concat()).ok();
+    host.run(&[&uninstall[..], &["--purge"], &place].concat()).ok();
     assert!(!kept.exists());
 }

@@ -52,11 +52,13 @@ pub(super) fn load(dir: &Path) -> Result<Option<Identity>> {
         Err(e) => return Err(Error::io("read the agent's identity", e).with_context("path", path.display())),
     };
     // The text of the parser could show a part of the token.
-    serde_json::from_slice(&bytes).map(Some).map_err(|_| {
+    let identity: Identity = serde_json::from_slice(&bytes).map_err(|_| {
         Error::new(ErrorKind::InvalidInput, "the agent's identity is not understood")
             .with_context("path", path.display())
             .with_context("hint", "remove the file and join again")
-    })
+    })?;
+    // Left by one that ended while it joined.
+    Ok(Some(identity).filter(|i| !i.token.expose_secret().is_empty()))
 }
 
 /// Joins with a code unless this host has joined that server before, and keeps what comes of it.

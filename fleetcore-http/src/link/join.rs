@@ -18,6 +18,8 @@ pub const JOIN_CODE_PREFIX: &str = "fcj_";
 const CODE_BYTES: usize = 16;
 /// Longest life of a code.
 pub const JOIN_CODE_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Names no agent gets: the server's own host, and what has a meaning in the routes of the API.
+const RESERVED: [&str; 3] = [LOCAL, "join", "join-codes"];
 /// Most labels of a code, and the longest key or value.
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
@@ -111,8 +113,8 @@ impl Joining {
     /// `Unauthenticated` for a code that is wrong, has expired or was used; `AlreadyExists` when the name is taken (the
     /// code still works then); `InvalidInput` for the name `local`; those of the store.
     pub async fn redeem(&self, code: &SecretString, agent: &AgentId) -> Result<Admission> {
-        if agent.as_str() == LOCAL {
-            return Err(Error::invalid("id", "another name than local, which is the server's own host"));
+        if RESERVED.contains(&agent.as_str()) {
+            return Err(Error::invalid("id", "another name than local, join and join-codes"));
         }
         if self.fixed.holds(agent) {
             return Err(
@@ -138,6 +140,14 @@ impl Joining {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(fixed),
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether an agent may connect.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn admits(&self, agent: &AgentId) -> Result<bool> {
+        Ok(self.fixed.holds(agent) || self.token(agent).await?.is_some())
     }
 
     /// The tokens of agents that joined, by agent.
@@ -191,7 +201,11 @@ mod tests {
         let id = |name: &str| AgentId::new(name).unwrap();
         let by_hand = fixed.issue(id("by-hand"));
         let code = joining.invite(Labels::new(), Duration::from_secs(60), "admin").await.unwrap().code;
-        for (name, kind) in [("local", ErrorKind::InvalidInput), ("by-hand", ErrorKind::AlreadyExists)] {
+        for (name, kind) in [
+            ("local", ErrorKind::InvalidInput),
+            ("join", ErrorKind::InvalidInput),
+            ("by-hand", ErrorKind::AlreadyExists),
+        ] {
             assert_eq!(joining.redeem(&code, &id(name)).await.unwrap_err().kind(), kind, "{name}");
         }
         let admitted = joining.redeem(&code, &id("a")).await.unwrap();

@@ -369,6 +369,14 @@ async fn note(app: &App, event: RegistryEvent) {
         RegistryEvent::Offline(id) | RegistryEvent::Removed(id) => {
             if let Some(metrics) = app.metrics() {
                 metrics.away(id.as_str());
+                // One that was put out: what was heard of it since then is forgotten too.
+                let gone = match app.joining() {
+                    Some(joining) => matches!(joining.admits(&id).await, Ok(false)),
+                    None => false,
+                };
+                if gone && let Err(error) = metrics.remove(id.as_str()).await {
+                    tracing::warn!(agent = %id, %error, "measurements cannot be removed");
+                }
             }
             if app.agent_events().heard() {
                 match find(app, &id).await {

@@ -140,7 +140,7 @@ async fn wrong_expired_and_taken() {
     let second = code(&h, json!({})).await;
     problem(join(&h, &second, "a").await, 409, "already_exists").await;
     // The code was not used up by that.
-    for bad in ["local", "../x", "--all", "", &"x".repeat(300), "ü"] {
+    for bad in ["local", "join", "../x", "--all", "", &"x".repeat(300), "ü"] {
         problem(join(&h, &second, bad).await, 400, "invalid_input").await;
     }
     assert_eq!(join(&h, &second, "b").await.status(), 201);

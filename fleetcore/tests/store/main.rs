@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod agents;
 mod crash;
 mod disk;
 mod files;
@@ -37,6 +38,7 @@ fn main() {
     trials.extend(cases("audit", identity::audit(), |s| s, |s| s));
     trials.extend(cases("joining", join::all(), |s| s, |s| s));
     trials.extend(cases("metrics", metrics::all(), |s| s, |s| s));
+    trials.extend(agents::trials());
     trials.extend(files::trials());
     trials.extend(disk::trials());
     trials.extend(crash::trials());
