@@ -112,7 +112,7 @@ fn definitions_are_printed_and_systemd_understands_them() {
     for more in [
         &["--user"][..],
         &["--system"],
-        &["--system", "--confine", "--run-as", "nobody"],
+        &["--system", "--confine", "--run-as", "daemon"],
         &["--user", "--confine"],
     ] {
         let args = [
