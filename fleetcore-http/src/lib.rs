@@ -22,6 +22,7 @@ mod app;
 mod auth;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod compat;
 mod config;
 mod error;
 mod extract;

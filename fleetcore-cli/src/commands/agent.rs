@@ -104,7 +104,7 @@ pub(crate) async fn agent(mut args: Args, settings: &Settings) -> Outcome {
     if !lost.is_empty() {
         tracing::warn!(commands = lost.len(), "commands did not survive the end of the agent before");
     }
-    let fleet = serve::fleet(args.file_root.as_deref(), store.clone())?.build();
+    let fleet = serve::fleet(args.file_root.as_deref(), settings, store.clone())?.build();
     let mine = whoami(&args, &dir, settings).await?;
     let server = mine.server.clone();
     let mut labels = mine.labels;

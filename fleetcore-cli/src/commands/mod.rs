@@ -5,6 +5,7 @@ mod agent_identity;
 mod agent_install;
 mod agents;
 mod attach;
+pub(crate) mod compat;
 mod completions;
 mod cp;
 mod doctor;
@@ -25,16 +26,20 @@ mod token;
 mod user;
 
 use crate::{
-    cli::{Cli, Output, Verb},
+    cli::{Cli, CompatCall, Output, Verb},
     config::Settings,
     error::{Failure, Outcome, report},
 };
 
 /// Runs the verb; tells a failure; gives the exit code.
 pub(crate) async fn dispatch(cli: Cli) -> u8 {
-    // `serve` logs by rules of its own.
-    if !matches!(&cli.command, Verb::Serve(_)) && !matches!(&cli.command, Verb::Agent(a) if a.verb.is_none())
-    {
+    // Servers log by rules of their own.
+    let server = match &cli.command {
+        Verb::Serve(_) | Verb::Compat(_) => true,
+        Verb::Agent(args) => args.verb.is_none(),
+        _ => false,
+    };
+    if !server {
         log(cli.global.verbose);
     }
     let exec = matches!(cli.command, Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
@@ -68,6 +73,10 @@ async fn verb(verb: Verb, settings: &Settings) -> Outcome {
         Verb::Logout => login::logout(settings).await,
         Verb::Token(args) => token::token(args, settings).await,
         Verb::User(args) => user::user(args, settings).await,
+        Verb::Compat(args) => {
+            let CompatCall::Program(words) = args.call;
+            compat::compat(words, settings).await
+        }
         Verb::Doctor => doctor::doctor(settings).await,
         Verb::Completions { shell } => completions::completions(shell),
         Verb::Man { dir } => man::man(dir.as_deref()),

@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
     AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
-    backends::local::{CgroupMode, Local, LocalConfig},
+    backends::{
+        local::{CgroupMode, Local, LocalConfig},
+        multipass::{Multipass, MultipassConfig},
+    },
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
@@ -18,7 +21,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::agent;
+use super::{agent, compat};
 use crate::{
     cli::{LogFormat, Serve},
     config::{Keep, Settings},
@@ -61,15 +64,18 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         .with_agents(agents.clone())
         .with_joining(joining)
         .with_metrics(store.clone());
-    let fleet = fleet(args.file_root.as_deref(), store.clone())?.with_agents(Arc::new(agents)).build();
+    let fleet =
+        fleet(args.file_root.as_deref(), settings, store.clone())?.with_agents(Arc::new(agents)).build();
     let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
+    let further = compat::further(&args.compat, server.app(), &settings.data_dir).await?;
 
     // The first line is the address, for programs that start us on port 0.
     render::print(&format!("{url}\n"))?;
     if let Some(password) = &password {
         render::print(&format!("admin password: {}\n", password.expose_secret()))?;
     }
+    render::print(&further.lines())?;
     let certificate = certificate.as_deref();
     let announced =
         match local_server::announce(&settings.data_dir, &url, address, certificate, &*store).await {
@@ -82,6 +88,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     tracing::info!(%url, data_dir = %settings.data_dir.display(), "serving");
 
     let shutdown = CancellationToken::new();
+    let mut dialects = further.run(&shutdown);
     let pruning = tokio::spawn(prune(store.clone(), keep, shutdown.clone()));
     let mut running = std::pin::pin!(server.run(shutdown.clone()));
     let stop = tokio::select! {
@@ -103,12 +110,13 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         }
     };
     let _ = pruning.await;
+    while dialects.join_next().await.is_some() {}
     Ok(code)
 }
 
 /// Raises the soft limit of open files to the hard one: a command takes four descriptors, a terminal six, and the
 /// usual soft limit of 1024 is there for programs that use `select(2)`.
-pub(super) fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
@@ -137,7 +145,11 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
 }
 
 /// This host and the layers every program that serves it puts around.
-pub(super) fn fleet(file_root: Option<&Path>, store: Arc<SqliteStore>) -> Result<FleetBuilder> {
+pub(super) fn fleet(
+    file_root: Option<&Path>,
+    settings: &Settings,
+    store: Arc<SqliteStore>,
+) -> Result<FleetBuilder> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
     if let Some(dir) = file_root {
         let root = std::path::absolute(dir)
@@ -147,8 +159,15 @@ pub(super) fn fleet(file_root: Option<&Path>, store: Arc<SqliteStore>) -> Result
         }
         config = config.with_file_root(root);
     }
-    Ok(Fleet::builder()
-        .with_host(Arc::new(Local::new(config)))
+    let mut fleet = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    // Machines of what is installed here.
+    let multipass = MultipassConfig::default().with_records(settings.data_dir.join("multipass.json"));
+    if let Some(program) = multipass.find_program() {
+        tracing::info!(program = %program.display(), "machines of Multipass are targets");
+        fleet = fleet.with_provider(Arc::new(Multipass::new(multipass.with_program(program))));
+    }
+    let fleet = settings.ssh.add_to(fleet, |said| tracing::warn!("{said}"))?;
+    Ok(fleet
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))

@@ -9,15 +9,15 @@ use fleetcore::{
     Fleet, MachineSpec, OpContext, Provider,
     backends::sandbox::{SandboxConfig, Sandboxes},
 };
-use fleetcore_testkit::{Env, Runner};
+use fleetcore_testkit::{Env, Runner, fail, must};
 
 /// Goes with the test run.
-static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+static DIR: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap_or_else(|e| fail(e)));
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 fn open() -> Sandboxes {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    Sandboxes::open(SandboxConfig::new(DIR.path().join(number.to_string()).join("sandboxes"))).unwrap()
+    must(Sandboxes::open(SandboxConfig::new(DIR.path().join(number.to_string()).join("sandboxes"))))
 }
 
 async fn env() -> fleetcore::Result<Env> {
@@ -30,7 +30,7 @@ async fn env() -> fleetcore::Result<Env> {
 
 /// Adds the suites, or says why sandboxes cannot be made here.
 pub(super) fn register(runner: &mut Runner) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap_or_else(|e| fail(e));
     match runtime.block_on(open().probe()) {
         Err(why) => {
             assert!(std::env::var_os("FLEETCORE_REQUIRE_SANDBOX").is_none(), "{why}");

@@ -16,7 +16,7 @@ pub(super) const USER: &str = "sandbox";
 const HOST_DIRS: &[&str] =
     &["bin", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "nix", "opt", "sbin", "snap", "usr"];
 /// Top directories of a root file system that a sandbox has of its own.
-const OWN_DIRS: &[&str] = &["dev", "home", "proc", "run", "sys", "tmp"];
+const OWN_DIRS: &[&str] = &["dev", "home", "proc", "run", "sys", "tmp", "var"];
 
 /// Arguments that show the directories of `root` read-only.
 pub(super) fn system(root: &Path, host: bool) -> io::Result<Vec<OsString>> {
@@ -25,7 +25,8 @@ pub(super) fn system(root: &Path, host: bool) -> io::Result<Vec<OsString>> {
         let entry = entry?;
         let name = entry.file_name();
         let listed = |list: &[&str]| list.iter().any(|n| name == *n);
-        if (host && !listed(HOST_DIRS)) || (!host && listed(OWN_DIRS)) || (!host && name == "var") {
+        let shown = if host { listed(HOST_DIRS) } else { !listed(OWN_DIRS) };
+        if !shown {
             continue;
         }
         let inside = Path::new("/").join(&name);

@@ -231,8 +231,7 @@ mod tests {
         let top = tempfile::tempdir().unwrap();
         let store = Store::open(&top.path().join("s")).unwrap();
         let name = MachineId::new("a").unwrap();
-        let mut machine = MachineSpec::default();
-        machine.name = "a".into();
+        let machine = MachineSpec { name: "a".into(), ..MachineSpec::default() };
         let spec = Spec::from_machine(&machine).unwrap();
         store.create(&name, &spec).unwrap();
         assert_eq!(store.create(&name, &spec).unwrap_err().kind(), ErrorKind::AlreadyExists);
