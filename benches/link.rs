@@ -14,7 +14,7 @@ use fleetcore::{
 use fleetcore_benches::{BULK_BYTES, criterion, measure, runtime, text_file};
 use fleetcore_http::{
     Server, ServerConfig, Stores,
-    link::{Agent, AgentConfig, AgentHub, AgentTokens, LinkConfig},
+    link::{Agent, AgentConfig, AgentHub, AgentTokens, BehindStore, LinkConfig},
 };
 use futures::{SinkExt, StreamExt};
 use tokio::{
@@ -57,7 +57,8 @@ async fn rig() -> Rig {
     let url = server.url();
     tokio::spawn(server.run(CancellationToken::new()));
     let there = store(&dir.path().join("agent"));
-    let agents_fleet = Fleet::builder().with_host(host()).with_store(there.clone()).build();
+    let agents_fleet =
+        Fleet::builder().with_host(host()).with_store(Arc::new(BehindStore::new(there.clone()))).build();
     let token = tokens.issue(AgentId::new(AGENT).expect("a name"));
     let agent = Agent::new(AgentConfig::new(url, token), agents_fleet, Stores::new(there)).expect("an agent");
     tokio::spawn(async move { agent.run(CancellationToken::new()).await });
@@ -119,10 +120,12 @@ async fn source() -> u16 {
         let block = vec![b'x'; 64 << 10];
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut left = BULK_BYTES;
-            while left > 0
-                && socket.write_all(block.get(..left.min(block.len())).unwrap_or(&block)).await.is_ok()
-            {
-                left -= left.min(block.len());
+            while left > 0 {
+                let (part, _) = block.split_at(left.min(block.len()));
+                if socket.write_all(part).await.is_err() {
+                    break;
+                }
+                left -= part.len();
             }
         }
     });

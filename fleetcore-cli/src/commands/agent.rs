@@ -11,7 +11,7 @@ use fleetcore::{
 };
 use fleetcore_http::{
     Stores,
-    link::{Agent, AgentConfig, AgentEnd, host_status},
+    link::{Agent, AgentConfig, AgentEnd, BehindStore, host_status},
     telemetry,
 };
 use secrecy::SecretString;
@@ -104,7 +104,8 @@ pub(crate) async fn agent(mut args: Args, settings: &Settings) -> Outcome {
     if !lost.is_empty() {
         tracing::warn!(commands = lost.len(), "commands did not survive the end of the agent before");
     }
-    let fleet = serve::fleet(args.file_root.as_deref(), settings, store.clone())?.build();
+    let records = Arc::new(BehindStore::new(store.clone()));
+    let fleet = serve::fleet(args.file_root.as_deref(), settings, records.clone())?.build();
     let mine = whoami(&args, &dir, settings).await?;
     let server = mine.server.clone();
     let mut labels = mine.labels;
@@ -142,6 +143,7 @@ pub(crate) async fn agent(mut args: Args, settings: &Settings) -> Outcome {
     };
     stop.cancel();
     let _ = pruning.await;
+    records.flush().await;
     match ended {
         AgentEnd::Refused(error) => {
             fleet.shutdown().await;

@@ -148,7 +148,7 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
 pub(super) fn fleet(
     file_root: Option<&Path>,
     settings: &Settings,
-    store: Arc<SqliteStore>,
+    store: Arc<dyn CommandStore>,
 ) -> Result<FleetBuilder> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
     if let Some(dir) = file_root {

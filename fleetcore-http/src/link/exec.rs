@@ -76,6 +76,9 @@ pub(super) struct Exec {
     /// Absent: only tell, `not_found` when it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) spec: Option<SpecWire>,
+    /// It is asked for the first time: the id cannot be known there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) first: bool,
     /// First byte of output that is wanted.
     #[serde(default)]
     pub(super) from: u64,

@@ -12,6 +12,7 @@
 //! other end.
 
 mod auth;
+mod behind;
 mod client;
 mod exec;
 mod frame;
@@ -30,6 +31,7 @@ mod status;
 mod tunnel;
 
 pub use auth::{AgentAuth, AgentTokens, TOKEN_PREFIX, new_agent_token};
+pub use behind::BehindStore;
 pub use client::{Agent, AgentConfig, AgentEnd, StatusSource};
 pub use hub::{AgentHub, LinkConfig};
 pub use io::StreamIo;

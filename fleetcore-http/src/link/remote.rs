@@ -200,6 +200,7 @@ impl LinkExecutor {
             target: self.target.to_string(),
             actor: cx.actor.as_deref().map(str::to_owned),
             spec: spec.map(SpecWire::from),
+            first: spec.is_some(),
             from,
         }
     }
@@ -209,7 +210,7 @@ impl LinkExecutor {
         let (exit_tx, exit) = oneshot::channel();
         let feed = Feed {
             agent: Arc::clone(&self.agent),
-            exec: Exec { id, target: self.target.to_string(), actor: None, spec: None, from },
+            exec: Exec { id, target: self.target.to_string(), actor: None, spec: None, first: false, from },
             stream: Some(stream),
             exit: Some(exit_tx),
             verdict: Arc::clone(&verdict),
@@ -330,14 +331,17 @@ impl Executor for LinkExecutor {
     async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
         // Nothing new on an agent that is away; what breaks from here on is mended.
         self.agent.connected()?;
-        let exec = self.exec(cx, id, Some(spec), 0);
+        let mut exec = self.exec(cx, id, Some(spec), 0);
         let mut abandon = Abandon(Some((Arc::clone(&self.agent), id)));
         let started = async {
             let mut tries = Tries::until(Instant::now() + SPAWN_PATIENCE);
             loop {
                 // Sending it again is harmless: the agent knows the id.
                 match converse(&self.agent, exec.clone()).await {
-                    Err(e) if broke_on_the_way(&e) => tries.again(&self.agent).await.map_err(|_| e)?,
+                    Err(e) if broke_on_the_way(&e) => {
+                        exec.first = false;
+                        tries.again(&self.agent).await.map_err(|_| e)?;
+                    }
                     other => return other,
                 }
             }

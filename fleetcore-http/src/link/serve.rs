@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tower::Service as _;
 
 use super::{
-    StreamIo,
+    StreamIo, behind,
     exec::{Exec, FromAgent, OUTPUT_MAX, Purpose, Request},
     mux::MuxStream,
     server::LinkPeer,
@@ -84,7 +84,10 @@ impl Work {
             return Err(Error::invalid("target", "one of this agent's own").with_context("target", target));
         }
         let cx = OpContext::for_actor(exec.actor.as_deref().unwrap_or(SERVER));
-        match self.fleet.target(&target)?.spawn_with(&cx, exec.id, spec.into_spec()).await {
+        let machine = self.fleet.target(&target)?;
+        let starting = machine.spawn_with(&cx, exec.id, spec.into_spec());
+        let started = if exec.first { behind::fresh(starting).await } else { starting.await };
+        match started {
             Ok(command) => {
                 command.detach();
                 Ok(())

@@ -15,6 +15,9 @@ use super::{
 /// How long connecting on the agent's side may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
 
+/// Buffer of each direction, as large as a message.
+const BUFFER: usize = 64 << 10;
+
 /// The server's side: the agent's answer comes first, then bytes.
 pub(super) async fn open(agent: &AgentState, host: &str, port: u16) -> Result<StreamIo> {
     if host.is_empty() || host.len() > 255 || host.chars().any(|c| c.is_control() || c.is_whitespace()) {
@@ -55,7 +58,7 @@ pub(super) async fn serve(stream: MuxStream, host: String, port: u16, allowed: &
             if stream.send(FromAgent::Answer(None).encode()).await.is_ok() {
                 let mut io = StreamIo::new(stream);
                 // Ends when both directions have; what breaks one ends both.
-                let _ = tokio::io::copy_bidirectional(&mut io, &mut socket).await;
+                let _ = tokio::io::copy_bidirectional_with_sizes(&mut io, &mut socket, BUFFER, BUFFER).await;
             }
         }
         Err(error) => {

@@ -20,7 +20,7 @@ use fleetcore::{
 };
 use fleetcore_http::{
     Server, ServerConfig, Stores,
-    link::{Agent, AgentConfig, AgentEnd, AgentHub, AgentTokens, LinkConfig},
+    link::{Agent, AgentConfig, AgentEnd, AgentHub, AgentTokens, BehindStore, LinkConfig},
 };
 use futures::StreamExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -164,7 +164,7 @@ impl Host {
         let store = Arc::new(SqliteStore::open(SqliteConfig::new(dir.path())).unwrap());
         let fleet = Fleet::builder()
             .with_host(Arc::new(Local::new(LocalConfig::default())))
-            .with_store(store.clone())
+            .with_store(Arc::new(BehindStore::new(store.clone())))
             .build();
         let config = AgentConfig::new(server, token)
             .with_reconnect(Duration::from_millis(10), Duration::from_millis(200));
