@@ -105,10 +105,8 @@ mod tests {
     use crate::Metric;
 
     fn sample(cpu: f32) -> HostSample {
-        let mut sample = HostSample::default();
-        sample.cpu_percent = cpu;
-        sample.memory_used_bytes = (cpu * 1e6) as u64;
-        sample
+        let memory_used_bytes = (cpu * 1e6) as u64;
+        HostSample { cpu_percent: cpu, memory_used_bytes, ..HostSample::default() }
     }
 
     fn cpu(points: &[MetricPoint]) -> Vec<(i64, f32, f32, f32, u32)> {

@@ -221,9 +221,7 @@ mod tests {
     use crate::{ErrorKind, store::memory::MemoryStore};
 
     fn sample(cpu: f32) -> HostSample {
-        let mut sample = HostSample::default();
-        sample.cpu_percent = cpu;
-        sample
+        HostSample { cpu_percent: cpu, ..HostSample::default() }
     }
 
     fn ago(seconds: i64) -> Timestamp {

@@ -305,8 +305,7 @@ mod tests {
 
     #[test]
     fn a_sample_survives_its_json_and_missing_fields() {
-        let mut sample = HostSample { load1: 0.5, uptime_s: 7, ..HostSample::default() };
-        sample.cpu_percent = 12.5;
+        let sample = HostSample { cpu_percent: 12.5, load1: 0.5, uptime_s: 7, ..HostSample::default() };
         let json = serde_json::to_value(sample).unwrap();
         assert_eq!(serde_json::from_value::<HostSample>(json).unwrap(), sample);
         let old: HostSample = serde_json::from_str(r#"{"load1":1.5,"new_in_2.0":true}"#).unwrap();

@@ -124,7 +124,7 @@ mod tests {
         assert!(load.memory_used_bytes > 0 && load.memory_used_bytes < load.memory_total_bytes, "{load:?}");
         assert!(load.disk_used_bytes > 0 && load.disk_used_bytes <= load.disk_total_bytes, "{load:?}");
         assert!((0.0..=100.0).contains(&load.cpu_percent) && load.uptime_s > 0);
-        let json = serde_json::to_value(&load).unwrap();
+        let json = serde_json::to_value(load).unwrap();
         assert!(json["at"].is_string() && json["net_rx_bytes_per_s"].is_u64(), "{json}");
     }
 }

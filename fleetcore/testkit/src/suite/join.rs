@@ -1,5 +1,5 @@
 //! What every [`JoinStore`] promises.
-#![expect(clippy::unwrap_used, reason = "cases fail by panicking")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "cases fail by panicking")]
 
 use std::sync::Arc;
 
