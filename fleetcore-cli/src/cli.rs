@@ -1,9 +1,14 @@
 //! Arguments.
 
+mod agents;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetcore::{AgentId, CommandState, MachineState, Pattern, Role, Scope, Signal, Target};
+use secrecy::SecretString;
+
+pub(crate) use agents::{AgentInstall, AgentPlace, AgentUninstall, AgentVerb, Agents, Init};
 
 use crate::{
     exit,
@@ -72,6 +77,11 @@ pub(crate) enum Verb {
     Serve(Box<Serve>),
     /// Offer this host to a server, from behind any firewall: dials out and stays connected
     Agent(Box<Agent>),
+    /// Manage agents of a server; lists them
+    Agents {
+        #[command(subcommand)]
+        verb: Option<Agents>,
+    },
     /// Run a command on a target; stdout and stderr stay apart, the exit code is passed on. Or on many at once
     Run(Box<Run>),
     /// Open a terminal on a target
@@ -209,13 +219,25 @@ pub(crate) struct Serve {
 /// Commands and sessions run on while the server cannot be reached; what they write is kept here until it can. SIGTERM
 /// or Ctrl-C end the agent and what runs on it.
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Agent {
-    /// Its name; only checked, the token decides
+    #[command(subcommand)]
+    pub(crate) verb: Option<AgentVerb>,
+    /// Join with this code of `fleetcore agents join-code`; the token it gets for it is kept, so once is enough
+    #[arg(
+        long,
+        value_name = "CODE",
+        env = "FLEETCORE_JOIN_CODE",
+        hide_env_values = true,
+        conflicts_with = "token_file"
+    )]
+    pub(crate) join: Option<SecretString>,
+    /// Its name [default when joining: that of the host]; afterwards only checked, the token decides
     #[arg(long, value_name = "ID", env = "FLEETCORE_AGENT_ID")]
     pub(crate) id: Option<AgentId>,
-    /// Read its token from this file's first line
+    /// Read its token from this file's first line, instead of joining
     #[arg(long, value_name = "FILE", env = "FLEETCORE_AGENT_TOKEN_FILE")]
-    pub(crate) token_file: PathBuf,
+    pub(crate) token_file: Option<PathBuf>,
     /// Keep records and output here [default: agent-data below the data directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) agent_dir: Option<PathBuf>,

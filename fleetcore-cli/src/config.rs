@@ -244,6 +244,11 @@ impl Settings {
         Ok(self.server.clone().or(self.saved()?.server))
     }
 
+    /// The file with certificates to trust besides those of the system.
+    pub(crate) fn certificate_file(&self) -> Option<&Path> {
+        self.cacert.as_deref()
+    }
+
     pub(crate) fn certificates(&self) -> Result<Option<Vec<u8>>> {
         let Some(path) = &self.cacert else { return Ok(None) };
         fs::read(path)

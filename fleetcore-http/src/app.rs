@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -17,7 +17,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use fleetcore::{AuditEntry, AuditStore, Fleet, IdentityStore, SessionId};
+use fleetcore::{AuditEntry, AuditStore, Fleet, IdentityStore, MetricsStore, SessionId, telemetry::Recorder};
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, mpsc};
@@ -46,6 +46,11 @@ pub struct Stores {
     /// Agents that may connect; the fleet must have been given the same.
     #[cfg(feature = "client")]
     pub agents: Option<crate::link::AgentHub>,
+    /// How agents get in by themselves; the hub must verify tokens with the same.
+    #[cfg(feature = "client")]
+    pub joining: Option<crate::link::Joining>,
+    /// Measurements of this host and of agents.
+    pub metrics: Option<Recorder>,
 }
 
 impl Stores {
@@ -56,7 +61,25 @@ impl Stores {
             audit: store,
             #[cfg(feature = "client")]
             agents: None,
+            #[cfg(feature = "client")]
+            joining: None,
+            metrics: None,
         }
+    }
+
+    /// Keeps measurements of this host and of agents for a week: a few samples a minute, in the background.
+    #[must_use]
+    pub fn with_metrics(mut self, store: Arc<dyn MetricsStore>) -> Self {
+        self.metrics = Some(Recorder::new(store));
+        self
+    }
+
+    /// Lets agents join with a code.
+    #[cfg(feature = "client")]
+    #[must_use]
+    pub fn with_joining(mut self, joining: crate::link::Joining) -> Self {
+        self.joining = Some(joining);
+        self
     }
 
     /// Lets agents connect.
@@ -73,13 +96,17 @@ impl Stores {
 pub struct App(Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     config: ServerConfig,
     fleet: Fleet,
     stores: Stores,
     tokens: TokenCache,
     passwords: Passwords,
     logins: LoginLimiter,
+    #[cfg(feature = "client")]
+    joins: LoginLimiter,
+    #[cfg(feature = "client")]
+    agent_events: native::AgentEvents,
     commands: Quotas,
     streams: Quotas,
     session_owners: native::SessionOwners,
@@ -104,10 +131,14 @@ impl App {
         let tasks = TaskTracker::new();
         tasks.spawn(write_audit(stores.audit.clone(), queue));
         let limits = &config.limits;
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             tokens: TokenCache::new(stores.identity.clone()),
             passwords: Passwords::new(limits.password_checks),
-            logins: LoginLimiter::new(limits.logins_per_minute),
+            logins: LoginLimiter::new("login", limits.logins_per_minute),
+            #[cfg(feature = "client")]
+            joins: LoginLimiter::new("agents.join", limits.joins_per_minute),
+            #[cfg(feature = "client")]
+            agent_events: native::AgentEvents::default(),
             commands: Quotas::new("commands", limits.commands_per_actor),
             streams: Quotas::new("streams", limits.streams_per_actor),
             session_owners: native::SessionOwners::new(limits.sessions_per_actor),
@@ -122,7 +153,27 @@ impl App {
             config,
             fleet,
             stores,
-        }))
+        });
+        // None of these keeps the state alive.
+        #[cfg(feature = "client")]
+        if inner.stores.agents.is_some() {
+            inner.tasks.spawn(native::watch_agents(Arc::downgrade(&inner), inner.stop.clone()));
+        }
+        if let Some(recorder) = &inner.stores.metrics {
+            inner.tasks.spawn(native::keep_metrics(recorder.clone(), inner.stop.clone()));
+        }
+        let app = Self(inner);
+        app.load().start(&app);
+        app
+    }
+
+    /// The state, unless it is gone.
+    pub(crate) fn of(weak: &Weak<Inner>) -> Option<Self> {
+        weak.upgrade().map(Self)
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Inner> {
+        Arc::downgrade(&self.0)
     }
 
     /// Its settings.
@@ -166,6 +217,21 @@ impl App {
     #[cfg(feature = "client")]
     pub(crate) fn agents(&self) -> Option<&crate::link::AgentHub> {
         self.0.stores.agents.as_ref()
+    }
+    #[cfg(feature = "client")]
+    pub(crate) fn joining(&self) -> Option<&crate::link::Joining> {
+        self.0.stores.joining.as_ref()
+    }
+    #[cfg(feature = "client")]
+    pub(crate) fn joins(&self) -> &LoginLimiter {
+        &self.0.joins
+    }
+    #[cfg(feature = "client")]
+    pub(crate) fn agent_events(&self) -> &native::AgentEvents {
+        &self.0.agent_events
+    }
+    pub(crate) fn metrics(&self) -> Option<&Recorder> {
+        self.0.stores.metrics.as_ref()
     }
     pub(crate) fn tokens(&self) -> &TokenCache {
         &self.0.tokens

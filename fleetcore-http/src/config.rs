@@ -135,6 +135,8 @@ pub struct Limits {
     pub password_checks: usize,
     /// Tries to log in per minute and address. Default 10.
     pub logins_per_minute: u32,
+    /// Tries of agents to join per minute and address. Default 60.
+    pub joins_per_minute: u32,
     /// Longest `wait` of one request. Default 10 min.
     #[serde(rename = "wait_s", with = "seconds")]
     pub wait: Duration,
@@ -167,6 +169,9 @@ impl Limits {
         if self.logins_per_minute == 0 {
             return Err(Error::invalid("limits.logins_per_minute", "at least 1"));
         }
+        if self.joins_per_minute == 0 {
+            return Err(Error::invalid("limits.joins_per_minute", "at least 1"));
+        }
         if self.request_read.is_zero() {
             return Err(Error::invalid("limits.request_read_s", "longer than zero"));
         }
@@ -187,6 +192,7 @@ impl Default for Limits {
             connections: 16_384,
             password_checks: 2,
             logins_per_minute: 10,
+            joins_per_minute: 60,
             wait: Duration::from_secs(600),
             request_read: Duration::from_secs(30),
         }

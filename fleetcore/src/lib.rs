@@ -51,6 +51,7 @@ pub mod store;
 mod supervisor;
 #[cfg(feature = "local")]
 mod sys;
+pub mod telemetry;
 mod term;
 mod types;
 
@@ -63,7 +64,7 @@ pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, 
 pub use journal::JournalStream;
 pub use raw::{
     AgentDirectory, AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem,
-    IdentityStore, Layer, OpContext, Provider, Session,
+    IdentityStore, JoinStore, Layer, MetricsStore, OpContext, Provider, Session,
 };
 pub use supervisor::{CommandHandle, Output, RunningCommand};
 #[cfg(feature = "local")]

@@ -56,8 +56,13 @@ const RULES: &[Rule] = &[
     },
     Rule {
         part: "store",
-        may_use: &["error", "id", "types", "raw", "store", "journal", "sys"],
+        may_use: &["error", "id", "types", "raw", "store", "journal", "sys", "telemetry::History"],
         why: "a store uses raw, types and the journal's files, never backends, layers or the fleet",
+    },
+    Rule {
+        part: "telemetry",
+        may_use: &["error", "id", "types", "raw", "telemetry"],
+        why: "what is measured of hosts knows neither how nor where it is kept",
     },
     Rule { part: "layers", may_use: &["error", "id", "types", "raw", "layers"], why: "a layer wraps traits" },
 ];

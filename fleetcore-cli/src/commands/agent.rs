@@ -1,22 +1,25 @@
 //! `fleetcore agent`
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use fleetcore::{
-    CommandStore as _, Error, Result,
+    AgentId, CommandStore as _, Error, Labels, Result,
     store::sqlite::{SqliteConfig, SqliteStore},
 };
 use fleetcore_http::{
     Stores,
-    link::{Agent, AgentConfig, AgentEnd, BehindStore},
+    link::{Agent, AgentConfig, AgentEnd, BehindStore, host_status},
     telemetry,
 };
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::serve;
+use super::{agent_identity as identity, agent_install, serve};
 use crate::{
-    cli::{Agent as Args, LogFormat},
+    cli::{Agent as Args, AgentVerb, LogFormat},
     config::{Keep, Settings},
     error::Outcome,
     exit, parse,
@@ -37,8 +40,47 @@ pub(super) fn token(file: &Path) -> Result<SecretString> {
     parse::first_line(&text)
 }
 
+/// Where an agent keeps its things.
+pub(super) fn directory(given: Option<PathBuf>, settings: &Settings) -> PathBuf {
+    given.unwrap_or_else(|| settings.data_dir.join(DIRECTORY))
+}
+
+/// What is known of an agent before it connects.
+struct Whoami {
+    server: String,
+    id: Option<AgentId>,
+    token: SecretString,
+    labels: Labels,
+}
+
+/// The token that is given; that of a host that joins now, or has joined before.
+async fn whoami(args: &Args, dir: &Path, settings: &Settings) -> Result<Whoami> {
+    if let Some(file) = &args.token_file {
+        let (server, token) = (settings.agent_server()?, token(file)?);
+        return Ok(Whoami { server, id: args.id.clone(), token, labels: Labels::new() });
+    }
+    let known = match &args.join {
+        Some(code) => Some(identity::join(settings, dir, code, args.id.as_ref()).await?),
+        None => identity::load(dir)?,
+    };
+    let known = known.ok_or_else(|| {
+        Error::invalid("join", "given: this host has not joined yet").with_context(
+            "hint",
+            "`fleetcore agents join-code` on the server makes a code; --token-file names a token",
+        )
+    })?;
+    // Named otherwise, it is the same server at another address: the token tells.
+    let server = settings.agent_server().unwrap_or(known.server);
+    Ok(Whoami { server, id: args.id.clone().or(Some(known.id)), token: known.token, labels: known.labels })
+}
+
 /// Runs the agent until told to stop, or until the server does not want it.
-pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
+pub(crate) async fn agent(mut args: Args, settings: &Settings) -> Outcome {
+    match args.verb.take() {
+        Some(AgentVerb::Install(args)) => return agent_install::install(*args, settings).await,
+        Some(AgentVerb::Uninstall(args)) => return agent_install::uninstall(&args, settings),
+        None => {}
+    }
     let mut stops = StopSignals::listen()?;
     let format = match args.log_format {
         LogFormat::Text => telemetry::LogFormat::Text,
@@ -52,9 +94,7 @@ pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
     };
     let _telemetry = telemetry::init(format, Some(filter))?;
     serve::allow_many_files();
-    let server = settings.agent_server()?;
-
-    let dir = args.agent_dir.clone().unwrap_or_else(|| settings.data_dir.join(DIRECTORY));
+    let dir = directory(args.agent_dir.clone(), settings);
     let store =
         SqliteStore::open(SqliteConfig::new(&dir).with_max_log_age(Some(RETENTION))).map_err(|e| {
             e.with_context("hint", "another agent may run on this directory; choose one with --agent-dir")
@@ -66,9 +106,14 @@ pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
     }
     let records = Arc::new(BehindStore::new(store.clone()));
     let fleet = serve::fleet(args.file_root.as_deref(), settings, &dir, records.clone())?.build();
-    let mut config = AgentConfig::new(server.clone(), token(&args.token_file)?)
-        .with_id(args.id.clone())
-        .with_labels(args.label.iter().cloned().collect())
+    let mine = whoami(&args, &dir, settings).await?;
+    let server = mine.server.clone();
+    let mut labels = mine.labels;
+    labels.extend(args.label.iter().cloned());
+    let mut config = AgentConfig::new(server.clone(), mine.token)
+        .with_id(mine.id)
+        .with_labels(labels)
+        .with_status(host_status())
         .with_reconnect(args.reconnect_first, args.reconnect_most);
     if !args.allow_tunnel.is_empty() {
         config = config.with_tunnels(args.allow_tunnel.clone());

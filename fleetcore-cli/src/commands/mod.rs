@@ -1,6 +1,9 @@
 //! The verbs, one module each.
 
 mod agent;
+mod agent_identity;
+mod agent_install;
+mod agents;
 mod attach;
 pub(crate) mod compat;
 mod completions;
@@ -18,6 +21,7 @@ mod operate;
 mod ps;
 mod run;
 mod serve;
+mod service;
 mod sessions;
 mod shell;
 mod targets;
@@ -33,7 +37,12 @@ use crate::{
 /// Runs the verb; tells a failure; gives the exit code.
 pub(crate) async fn dispatch(cli: Cli) -> u8 {
     // Servers log by rules of their own.
-    if !matches!(cli.command, Verb::Serve(_) | Verb::Agent(_) | Verb::Compat(_)) {
+    let server = match &cli.command {
+        Verb::Serve(_) | Verb::Compat(_) => true,
+        Verb::Agent(args) => args.verb.is_none(),
+        _ => false,
+    };
+    if !server {
         log(cli.global.verbose);
     }
     let exec = matches!(cli.command, Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
@@ -52,6 +61,7 @@ async fn verb(verb: Verb, settings: &Settings) -> Outcome {
     match verb {
         Verb::Serve(args) => serve::serve(*args, settings).await,
         Verb::Agent(args) => agent::agent(*args, settings).await,
+        Verb::Agents { verb } => agents::agents(verb, settings).await,
         Verb::Run(args) => run::run(*args, settings).await,
         Verb::Shell(args) => shell::shell(args, settings).await,
         Verb::Attach(args) => attach::attach(args, settings).await,

@@ -10,7 +10,7 @@ use fleetcore::{
 };
 use fleetcore_http::{
     Server, ServerConfig, Stores, TlsConfig, ensure_admin,
-    link::{AgentHub, AgentTokens, LinkConfig},
+    link::{AgentHub, AgentTokens, Joining, LinkConfig},
     telemetry,
 };
 use jiff::SignedDuration;
@@ -55,8 +55,12 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let store = Arc::new(open_store(&keep, settings).await?);
     let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let agents = agents(&args, store.clone()).await?;
-    let stores = Stores::new(store.clone()).with_agents(agents.clone());
+    let joining = joining(&args, store.clone())?;
+    let agents = agents(&args, store.clone(), joining.clone()).await?;
+    let stores = Stores::new(store.clone())
+        .with_agents(agents.clone())
+        .with_joining(joining)
+        .with_metrics(store.clone());
     let fleet = fleet(args.file_root.as_deref(), settings, &settings.data_dir, store.clone())?
         .with_agents(Arc::new(agents))
         .build();
@@ -163,16 +167,21 @@ pub(super) fn fleet(
         .with_layer(Arc::new(TracingLayer::new())))
 }
 
-/// The agents that may connect.
-async fn agents(args: &Serve, store: Arc<SqliteStore>) -> Result<AgentHub> {
+/// Who may connect: those who joined, and those whose tokens are given.
+fn joining(args: &Serve, store: Arc<SqliteStore>) -> Result<Joining> {
     let tokens = AgentTokens::new();
     for (id, file) in &args.agent_token_file {
         let token = agent::token(file)?;
         tokens.allow(id.clone(), Sha256::digest(token.expose_secret().as_bytes()).into());
     }
+    Ok(Joining::new(store).with_tokens(tokens))
+}
+
+/// The agents.
+async fn agents(args: &Serve, store: Arc<SqliteStore>, joining: Joining) -> Result<AgentHub> {
     let config =
         LinkConfig::default().with_heartbeat(args.agent_heartbeat).with_lost_after(args.agent_lost_after);
-    AgentHub::open(store, Arc::new(tokens), config).await
+    AgentHub::open(store, Arc::new(joining), config).await
 }
 
 /// The settings of the file, where no flag says otherwise.

@@ -51,6 +51,26 @@ pub(crate) fn host<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> Option<&'a str> 
     headers.get(header::HOST).and_then(|v| v.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()))
 }
 
+/// The address the client called the server by, to show to people. A name with characters that none has is not shown:
+/// people paste this into shells.
+#[cfg(feature = "client")]
+pub(crate) fn called_as(
+    headers: &HeaderMap,
+    uri: &Uri,
+    extensions: &axum::http::Extensions,
+    app: &App,
+) -> String {
+    let forwarded = |name: &str| {
+        let proxied = app.config().trusts(peer_ip(extensions));
+        headers.get(name).filter(|_| proxied).and_then(|v| v.to_str().ok())
+    };
+    let host = forwarded("x-forwarded-host").or_else(|| host(headers, uri)).unwrap_or_default();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    let host = if host.is_empty() || !host.chars().all(plain) { "SERVER" } else { host };
+    let scheme = if app.config().secure_cookies() { "https" } else { "http" };
+    format!("{scheme}://{host}")
+}
+
 /// Whether the server answers to the name it was called by. On loopback only names that mean this host: a web page
 /// whose own name was made to resolve to 127.0.0.1 would otherwise count as same origin (DNS rebinding).
 pub(crate) fn host_allowed(headers: &HeaderMap, uri: &Uri, app: &App) -> bool {

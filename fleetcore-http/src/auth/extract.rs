@@ -206,7 +206,7 @@ scoped!(
     CanFiles, Files
 );
 scoped!(
-    /// May make, change and delete machines.
+    /// May make, change and delete machines, and manage agents.
     CanMachines, Machines
 );
 scoped!(

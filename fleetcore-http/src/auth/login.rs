@@ -23,28 +23,32 @@ const LIMITER_SWEEP: usize = 4096;
 
 /// Slows down guessing, by address.
 #[derive(Debug)]
-pub(crate) struct LoginLimiter(DefaultKeyedRateLimiter<IpAddr>);
+pub(crate) struct LoginLimiter {
+    limiter: DefaultKeyedRateLimiter<IpAddr>,
+    operation: &'static str,
+}
 
 impl LoginLimiter {
-    pub(crate) fn new(per_minute: u32) -> Self {
+    /// For an operation such as `login`.
+    pub(crate) fn new(operation: &'static str, per_minute: u32) -> Self {
         let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
-        Self(DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_minute)))
+        Self { limiter: DefaultKeyedRateLimiter::keyed(Quota::per_minute(per_minute)), operation }
     }
 
     /// `RateLimited` when this address has tried too often.
     pub(crate) fn check(&self, ip: IpAddr) -> Result<()> {
-        if self.0.len() > LIMITER_SWEEP {
-            self.0.retain_recent();
+        if self.limiter.len() > LIMITER_SWEEP {
+            self.limiter.retain_recent();
         }
         // One home network has a whole /64 of addresses to guess from.
         let key = match ip {
             IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
             v4 => v4,
         };
-        self.0.check_key(&key).map_err(|until| {
+        self.limiter.check_key(&key).map_err(|until| {
             let after = until.wait_time_from(governor::clock::DefaultClock::default().now());
-            Error::new(ErrorKind::RateLimited, "too many attempts to log in from this address")
-                .with_operation("login")
+            Error::new(ErrorKind::RateLimited, "too many attempts from this address")
+                .with_operation(self.operation)
                 .with_retry(Retry::Temporary { after: Some(after) })
         })
     }
@@ -160,7 +164,7 @@ mod tests {
 
     #[test]
     fn guessing_is_slowed_by_address_and_by_network() {
-        let limiter = LoginLimiter::new(2);
+        let limiter = LoginLimiter::new("login", 2);
         let a: IpAddr = "192.0.2.1".parse().unwrap();
         assert!(limiter.check(a).is_ok() && limiter.check(a).is_ok());
         let err = limiter.check(a).unwrap_err();

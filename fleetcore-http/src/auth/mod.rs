@@ -11,6 +11,8 @@ mod token;
 
 pub use login::ensure_admin;
 
+#[cfg(feature = "client")]
+pub(crate) use csrf::called_as;
 pub(crate) use csrf::{check_origin, host_allowed};
 pub(crate) use extract::{
     Actor, Audit, AuditSlot, CanAdmin, CanFiles, CanMachines, CanRead, CanRun, Optional, StreamPass,

@@ -26,6 +26,10 @@ pub enum Event {
     Machine(Box<wire::Machine>),
     /// A machine is gone.
     MachineGone(String),
+    /// An agent is new or changed.
+    Agent(Box<wire::Agent>),
+    /// An agent is gone for good.
+    AgentRemoved(String),
     /// Load of a target.
     Load {
         /// The target.
@@ -79,6 +83,8 @@ pub(super) fn parse(event: &SseEvent) -> Result<Option<Event>> {
             MachineEvent::Gone { .. } => None,
             MachineEvent::Machine(machine) => Some(Event::Machine(machine)),
         },
+        "agent" => Some(Event::Agent(Box::new(wire::from_json(OP, data)?))),
+        "agent_removed" => Some(Event::AgentRemoved(wire::from_json::<Closed>(OP, data)?.id)),
         "load" => {
             let LoadEvent { target, load } = wire::from_json(OP, data)?;
             Some(Event::Load { target, load })
@@ -89,12 +95,13 @@ pub(super) fn parse(event: &SseEvent) -> Result<Option<Event>> {
 }
 
 impl Client {
-    /// Follows what happens: changes of commands, sessions and machines, and load figures when `load`.
+    /// Follows what happens: changes of commands, sessions, machines and agents, and load figures when `load`.
     ///
     /// # Errors
     /// `PermissionDenied`, `Unavailable`.
     pub async fn events(&self, load: bool) -> Result<EventStream> {
-        let topics = if load { "commands,sessions,machines,load" } else { "commands,sessions,machines" };
+        let topics =
+            if load { "commands,sessions,machines,agents,load" } else { "commands,sessions,machines,agents" };
         let body =
             sse_connect(self, &["api".into(), "v1".into(), "events".into()], None, &[("topics", topics)])
                 .await?;

@@ -5,6 +5,7 @@
 //! [`Attachment`]) connect again by themselves from the last byte seen, so a reader gets each byte exactly once.
 //! [`RemoteExecutor`] makes a target of a server an [`Executor`](fleetcore::Executor) like any other.
 
+mod agents;
 mod attach;
 mod connection;
 mod events;
@@ -23,6 +24,7 @@ mod sessions;
 mod sse;
 pub mod wire;
 
+pub use agents::MetricsQuery;
 pub use attach::{AttachEvent, AttachInput, AttachOptions, AttachOutput, Attachment, SessionState};
 pub use connection::{Client, ClientBuilder, Credentials, Login};
 pub(crate) use connection::{LinkConnector, LinkIo};

@@ -10,9 +10,9 @@ pub use machines::*;
 use std::collections::BTreeMap;
 
 use fleetcore::{
-    Channel, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, ExecCapabilities,
-    ExitKind, ExitStatus, FileInfo, FileKind, HandedBack, Io, Labels, MachineState, Offset, Overflow,
-    Program, PtySize, Result, Role, Scope, SessionInfo, Target as TargetName, UserRecord,
+    AgentId, Channel, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind,
+    ExecCapabilities, ExitKind, ExitStatus, FileInfo, FileKind, HandedBack, Io, Labels, MachineState, Offset,
+    Overflow, Program, PtySize, Result, Role, Scope, SessionInfo, Target as TargetName, UserRecord,
 };
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -202,6 +202,93 @@ impl Target {
     }
 }
 
+/// An agent: a host that has joined, here or away.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Agent {
+    /// Its name; also that of the target.
+    pub id: String,
+    /// It was heard of lately.
+    pub online: bool,
+    /// Its link is up at this moment.
+    #[serde(default)]
+    pub connected: bool,
+    /// Version of its program; `None` when it never connected.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: Labels,
+    /// When it was last heard of.
+    #[serde(default)]
+    pub last_seen: Option<Timestamp>,
+    /// When it joined; `None` for one that was given its token by other means.
+    #[serde(default)]
+    pub joined_at: Option<Timestamp>,
+    /// Who made the code it joined with.
+    #[serde(default)]
+    pub invited_by: Option<String>,
+    /// Commands that run there.
+    #[serde(default)]
+    pub running: usize,
+    /// What works on its host.
+    #[serde(default)]
+    pub capabilities: Option<ExecCapabilities>,
+    /// What its host is.
+    #[serde(default)]
+    pub host: Option<Host>,
+    /// How busy its host is; `None` when it is away.
+    #[serde(default)]
+    pub load: Option<Load>,
+}
+
+/// A code that lets one agent join, once: the only time it is shown.
+#[derive(Clone, Debug, Deserialize)]
+#[non_exhaustive]
+pub struct NewJoinCode {
+    /// The code.
+    pub code: SecretString,
+    /// When it stops working.
+    pub expires_at: Timestamp,
+    /// What to run on the host that is to join; holds the code.
+    pub command: SecretString,
+}
+
+/// An agent was let in: the only time its token is shown.
+#[derive(Clone, Debug, Deserialize)]
+#[non_exhaustive]
+pub struct Joined {
+    /// Its name.
+    pub id: AgentId,
+    /// What it connects with.
+    pub token: SecretString,
+    /// Labels it was given.
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+/// How busy a host was over time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Which host.
+    pub target: String,
+    /// From when on.
+    pub from: Timestamp,
+    /// Until when.
+    pub to: Timestamp,
+    /// Seconds from one point to the next.
+    pub step_s: u64,
+    /// Means by name of the series: seconds since 1970 and value.
+    pub series: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Least values.
+    #[serde(default)]
+    pub least: BTreeMap<String, Vec<(f64, f64)>>,
+    /// Greatest values.
+    #[serde(default)]
+    pub most: BTreeMap<String, Vec<(f64, f64)>>,
+}
+
 /// Facts about a host.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -241,6 +328,9 @@ pub struct Load {
     /// Swap in use, in bytes.
     #[serde(default)]
     pub swap_used_bytes: u64,
+    /// Swap there is, in bytes.
+    #[serde(default)]
+    pub swap_total_bytes: u64,
     /// Load average over 1 minute.
     #[serde(default)]
     pub load1: f64,
@@ -262,6 +352,9 @@ pub struct Load {
     /// Bytes sent per second.
     #[serde(default)]
     pub net_tx_bytes_per_s: f64,
+    /// Seconds since the host was started.
+    #[serde(default)]
+    pub uptime_s: u64,
 }
 
 /// Answer of a ping.

@@ -54,6 +54,11 @@ impl AgentTokens {
         self.0.write().insert(token_sha256, agent);
     }
 
+    /// Whether an agent has a token here.
+    pub fn holds(&self, agent: &AgentId) -> bool {
+        self.0.read().values().any(|a| a == agent)
+    }
+
     /// Forgets all tokens of an agent.
     pub fn revoke(&self, agent: &AgentId) {
         self.0.write().retain(|_, a| a != agent);

@@ -91,7 +91,7 @@ pub(crate) async fn link(State(app): State<App>, mut request: Request) -> Reply<
             }
         };
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(pump::socket_config())).await;
-        if let Err(error) = serve(&hub, fleet, agent.clone(), socket, stop).await {
+        if let Err(error) = serve(&hub, fleet, agent.clone(), &token, socket, stop).await {
             tracing::info!(%agent, %error, "the agent's link ended");
         }
     });
@@ -113,6 +113,7 @@ async fn serve(
     hub: &AgentHub,
     fleet: Fleet,
     agent: AgentId,
+    token: &SecretString,
     socket: WebSocketStream<Io>,
     stop: CancellationToken,
 ) -> Result<()> {
@@ -133,7 +134,7 @@ async fn serve(
         Err(e) => Err((Refusal::Malformed, e.message().to_owned())),
     };
     let entered = match hello {
-        Ok(hello) => enter(hub, &agent, hello, &mux).await,
+        Ok(hello) => enter(hub, &agent, token, hello, &mux).await,
         Err(refused) => Err(refused),
     };
     let stall = hub.config().ttl;
@@ -178,6 +179,7 @@ async fn serve(
 async fn enter(
     hub: &AgentHub,
     agent: &AgentId,
+    token: &SecretString,
     hello: Hello,
     mux: &Mux,
 ) -> Result<(Arc<AgentState>, Lease), (Refusal, String)> {
@@ -199,6 +201,12 @@ async fn enter(
     let mut known_processes = state.registering.lock().await;
     if state.removed.load(Ordering::Acquire) {
         return Err((Refusal::Removed, "the agent was removed from the server".to_owned()));
+    }
+    // Again, now that nobody can remove the agent before it is listed: its token may have been revoked meanwhile.
+    match hub.auth().verify(token.expose_secret()).await {
+        Ok(still) if still == *agent => {}
+        Err(e) if e.kind() != ErrorKind::Unauthenticated => return Err(unavailable(e)),
+        _ => return Err((Refusal::Removed, "the agent's token was revoked".to_owned())),
     }
     let here = endpoint(&hello.instance);
     match hub.registry().get(agent).await {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -11,11 +11,16 @@ use std::{
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
-use fleetcore::{Error, FleetEvent, Target as CoreTarget};
+use fleetcore::{Error, FleetEvent, LOCAL, Target as CoreTarget};
 use futures::stream;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Deserialize;
-use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+use tokio::sync::{
+    Notify,
+    broadcast::{self, error::RecvError, error::TryRecvError},
+};
+use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::{
@@ -26,7 +31,7 @@ use super::{
     wire::{Command, Host, Load, LoadEvent, Machine, MachineGone, Session, SessionClosed},
 };
 use crate::{
-    app::App,
+    app::{App, Inner},
     auth::{CanRead, StreamPass},
     error::{Problem, Reply},
     extract::Query,
@@ -34,6 +39,10 @@ use crate::{
 
 /// How often load is measured while somebody looks.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
+/// How often it is measured for the history alone: the length of its finest buckets.
+const HISTORY_EVERY: Duration = Duration::from_secs(10);
+/// How old a sample may be to count as the load now.
+const STALE: Duration = Duration::from_secs(6);
 /// How much of it is kept.
 const KEEP: Duration = Duration::from_secs(300);
 /// Samples in that time.
@@ -41,12 +50,15 @@ const KEEP_SAMPLES: usize = 150;
 /// A body frame holds about this much when more is ready.
 const BATCH_BYTES: usize = 32 << 10;
 
-/// Measures the load of this host while somebody looks, and remembers five minutes of it.
+/// Measures the load of this host: often while somebody looks, of which it remembers five minutes, and now and then for
+/// the history, if one is kept. One task does both.
 #[derive(Debug)]
 pub(crate) struct LoadWatch {
     host: Arc<HostWatch>,
     recent: Mutex<VecDeque<Load>>,
-    asked: Mutex<Instant>,
+    /// When somebody last looked.
+    asked: Mutex<Option<Instant>>,
+    wake: Arc<Notify>,
     running: AtomicBool,
     samples: broadcast::Sender<Load>,
 }
@@ -56,7 +68,8 @@ impl Default for LoadWatch {
         Self {
             host: Arc::default(),
             recent: Mutex::default(),
-            asked: Mutex::new(Instant::now()),
+            asked: Mutex::default(),
+            wake: Arc::default(),
             running: AtomicBool::new(false),
             samples: broadcast::channel(16).0,
         }
@@ -71,12 +84,25 @@ impl LoadWatch {
 
     /// How busy it is now; starts measuring.
     pub(crate) async fn latest(&self, app: &App) -> Option<Load> {
-        *self.asked.lock() = Instant::now();
+        let fresh = |l: &Load| Timestamp::now().duration_since(l.at).unsigned_abs() < STALE;
+        let first = !self.recent.lock().back().is_some_and(fresh);
+        *self.asked.lock() = Some(Instant::now());
+        if first {
+            self.measure(app).await;
+        }
         if !self.running.swap(true, Ordering::AcqRel) {
-            self.measure().await;
-            app.tasks().spawn(keep_measuring(app.clone()));
+            app.tasks().spawn(keep_measuring(app.downgrade(), app.stopping().clone()));
+        } else if first {
+            self.wake.notify_one();
         }
         self.recent.lock().back().copied()
+    }
+
+    /// Starts measuring for the history, if one is kept.
+    pub(crate) fn start(&self, app: &App) {
+        if app.metrics().is_some() && !self.running.swap(true, Ordering::AcqRel) {
+            app.tasks().spawn(keep_measuring(app.downgrade(), app.stopping().clone()));
+        }
     }
 
     /// The last five minutes, oldest first.
@@ -84,9 +110,13 @@ impl LoadWatch {
         self.recent.lock().iter().copied().collect()
     }
 
-    async fn measure(&self) {
+    async fn measure(&self, app: &App) {
         let host = self.host.clone();
-        let Ok(load) = tokio::task::spawn_blocking(move || host.measure()).await else { return };
+        let Ok(sample) = tokio::task::spawn_blocking(move || host.measure()).await else { return };
+        if let Some(metrics) = app.metrics() {
+            metrics.record(LOCAL, Timestamp::now(), &sample);
+        }
+        let load = Load::from(sample);
         let mut recent = self.recent.lock();
         recent.push_back(load);
         let oldest = load.at.as_second().saturating_sub(KEEP.as_secs().cast_signed());
@@ -99,20 +129,34 @@ impl LoadWatch {
     }
 
     fn unwatched(&self) -> bool {
-        self.samples.receiver_count() == 0 && self.asked.lock().elapsed() > KEEP
+        self.samples.receiver_count() == 0 && self.asked.lock().is_none_or(|at| at.elapsed() > KEEP)
     }
 }
 
-async fn keep_measuring(app: App) {
-    let mut every = tokio::time::interval_at(tokio::time::Instant::now() + SAMPLE_EVERY, SAMPLE_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while app.stopping().run_until_cancelled(every.tick()).await.is_some() {
-        if app.load().unwatched() {
-            break;
+async fn keep_measuring(weak: Weak<Inner>, stop: CancellationToken) {
+    loop {
+        let Some(app) = App::of(&weak) else { return };
+        let load = app.load();
+        let every = match (load.unwatched(), app.metrics()) {
+            (false, _) => SAMPLE_EVERY,
+            (true, Some(_)) => HISTORY_EVERY,
+            (true, None) => {
+                load.running.store(false, Ordering::Release);
+                return;
+            }
+        };
+        let wake = load.wake.clone();
+        // Nothing is held meanwhile.
+        drop(app);
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            // Whoever woke us has measured.
+            () = wake.notified() => continue,
+            () = stop.cancelled() => return,
         }
-        app.load().measure().await;
+        let Some(app) = App::of(&weak) else { return };
+        app.load().measure(&app).await;
     }
-    app.load().running.store(false, Ordering::Release);
 }
 
 /// Kinds of events.
@@ -122,6 +166,7 @@ enum Topic {
     Sessions,
     Machines,
     Load,
+    Agents,
 }
 
 /// Which events.
@@ -129,31 +174,33 @@ enum Topic {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
-    /// Some of `commands`, `sessions`, `machines` and `load`, with commas between. Default: all.
-    #[param(nullable = false, example = "commands,sessions,machines,load")]
+    /// Some of `commands`, `sessions`, `machines`, `agents` and `load`, with commas between. Default: all.
+    #[param(nullable = false, example = "commands,sessions,machines,agents,load")]
     topics: Option<String>,
 }
 
+const ALL: [Topic; 5] = [Topic::Commands, Topic::Sessions, Topic::Machines, Topic::Agents, Topic::Load];
+
 fn topics(text: Option<&str>) -> Result<BTreeSet<Topic>, Problem> {
-    let Some(text) = text else {
-        return Ok(BTreeSet::from([Topic::Commands, Topic::Sessions, Topic::Machines, Topic::Load]));
-    };
+    let Some(text) = text else { return Ok(ALL.into_iter().collect()) };
     text.split(',')
         .map(|t| match t.trim() {
             "commands" => Ok(Topic::Commands),
             "sessions" => Ok(Topic::Sessions),
             "machines" => Ok(Topic::Machines),
+            "agents" => Ok(Topic::Agents),
             "load" => Ok(Topic::Load),
             _ => Err(Problem::invalid(
                 "topics",
-                "some of commands, sessions, machines and load, with commas between",
+                "some of commands, sessions, machines, agents and load, with commas between",
             )),
         })
         .collect()
 }
 
-/// Changes as they happen: events `command`, `session`, `session_closed`, `machine` and `load`. List first, then apply
-/// these; after `lagged` list again. A `machine` event holds the machine, or `target` and `gone`.
+/// Changes as they happen: events `command`, `session`, `session_closed`, `machine`, `agent`, `agent_removed` and
+/// `load`. List first, then apply these; after `lagged` list again. A `machine` event holds the machine, or `target`
+/// and `gone`.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events", params(EventsQuery),
     responses((status = 200, description = "Until the client leaves", body = String, content_type = "text/event-stream")))]
 pub(super) async fn events(
@@ -171,11 +218,13 @@ pub(super) async fn events(
         json_event(&mut first, "load", &LoadEvent { target: CoreTarget::local(), load });
     }
     let listening = topics.contains(&Topic::Machines).then(|| app.machine_watch().listen(&app));
+    let agents = AgentFeed::new(&app, &topics);
     let feed = Feed {
         fleet: app.fleet().events(),
         app,
         topics,
         loads,
+        agents,
         first: Some(first),
         pass,
         _listening: listening,
@@ -188,6 +237,7 @@ struct Feed {
     topics: BTreeSet<Topic>,
     fleet: broadcast::Receiver<FleetEvent>,
     loads: Option<broadcast::Receiver<Load>>,
+    agents: AgentFeed,
     first: Option<BytesMut>,
     pass: StreamPass,
     _listening: Option<Listening>,
@@ -210,6 +260,7 @@ impl Feed {
                 load = next_load(&mut self.loads) => {
                     json_event(&mut out, "load", &LoadEvent { target: CoreTarget::local(), load });
                 }
+                text = self.agents.next(&self.topics) => out.extend_from_slice(&text),
                 () = &mut quiet => out.extend_from_slice(&KEEP_ALIVE),
                 () = self.app.stopping().cancelled() => return None,
             }
@@ -249,6 +300,50 @@ impl Feed {
 
 fn lagged(missed: u64, out: &mut BytesMut) {
     json_event(out, "lagged", &serde_json::json!({ "missed": missed }));
+}
+
+/// What the event stream says about agents.
+struct AgentFeed {
+    #[cfg(feature = "client")]
+    events: Option<broadcast::Receiver<super::AgentEvent>>,
+}
+
+#[cfg(feature = "client")]
+impl AgentFeed {
+    fn new(app: &App, topics: &BTreeSet<Topic>) -> Self {
+        let wanted = topics.contains(&Topic::Agents) || topics.contains(&Topic::Load);
+        Self { events: wanted.then(|| app.agent_events().subscribe()) }
+    }
+
+    /// The next event that is wanted.
+    async fn next(&mut self, topics: &BTreeSet<Topic>) -> Bytes {
+        use super::AgentEvent;
+        loop {
+            let Some(events) = &mut self.events else { return std::future::pending().await };
+            match events.recv().await {
+                Ok(AgentEvent::Agent(text)) if topics.contains(&Topic::Agents) => return text,
+                Ok(AgentEvent::Load(text)) if topics.contains(&Topic::Load) => return text,
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => {
+                    let mut out = BytesMut::new();
+                    lagged(missed, &mut out);
+                    return out.freeze();
+                }
+                Err(RecvError::Closed) => self.events = None,
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "client"))]
+impl AgentFeed {
+    fn new(_: &App, _: &BTreeSet<Topic>) -> Self {
+        Self {}
+    }
+
+    async fn next(&mut self, _: &BTreeSet<Topic>) -> Bytes {
+        std::future::pending().await
+    }
 }
 
 async fn next_load(loads: &mut Option<broadcast::Receiver<Load>>) -> Load {

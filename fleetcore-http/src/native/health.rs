@@ -11,6 +11,7 @@ use fleetcore::{AuditFilter, Scope};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::metrics as host_metrics;
 use crate::{
     app::App,
     auth::Optional,
@@ -71,7 +72,10 @@ pub(super) async fn metrics(Optional(actor): Optional, State(app): State<App>) -
     let fleet = app.fleet();
     metrics::gauge!("fleetcore_commands_running").set(count(fleet.commands().running()));
     metrics::gauge!("fleetcore_sessions_open").set(count(fleet.sessions().list().len()));
-    let text = telemetry::prometheus().render();
+    let mut text = telemetry::prometheus().render();
+    if let Some(recorder) = app.metrics() {
+        text.push_str(&host_metrics::prometheus(recorder));
+    }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 

@@ -1,9 +1,12 @@
 //! What the host is and how busy it is, in the words of the API.
 
-use fleetcore::backends::local::host::{HostInfo, HostSampler};
+use fleetcore::{
+    HostSample,
+    backends::local::host::{HostInfo, HostSampler},
+};
 use parking_lot::Mutex;
 
-use super::wire::{Host, Load};
+use super::wire::Host;
 
 /// Asks the system. Reads files of /proc, so call it from a thread that may block.
 #[derive(Default)]
@@ -21,34 +24,11 @@ impl std::fmt::Debug for HostWatch {
 impl HostWatch {
     /// What this host is.
     pub(crate) fn facts() -> Host {
-        let i = HostInfo::now();
-        Host {
-            hostname: i.hostname,
-            os: i.os,
-            kernel: i.kernel,
-            arch: i.arch,
-            cpus: i.cpus,
-            memory_bytes: i.memory_bytes,
-            uptime_s: i.uptime_s,
-        }
+        HostInfo::now().into()
     }
 
     /// How busy it is since the last time.
-    pub(crate) fn measure(&self) -> Load {
-        let l = self.sampler.lock().get_or_insert_with(HostSampler::new).sample();
-        Load {
-            at: l.at,
-            cpu_percent: f64::from(l.cpu_percent),
-            memory_used_bytes: l.memory_used_bytes,
-            memory_total_bytes: l.memory_total_bytes,
-            swap_used_bytes: l.swap_used_bytes,
-            load1: l.load1,
-            load5: l.load5,
-            load15: l.load15,
-            disk_used_bytes: l.disk_used_bytes,
-            disk_total_bytes: l.disk_total_bytes,
-            net_rx_bytes_per_s: l.net_rx_bytes_per_s,
-            net_tx_bytes_per_s: l.net_tx_bytes_per_s,
-        }
+    pub(crate) fn measure(&self) -> HostSample {
+        self.sampler.lock().get_or_insert_with(HostSampler::new).sample()
     }
 }

@@ -1,5 +1,7 @@
 //! The native API, `/api/v1`.
 
+#[cfg(feature = "client")]
+mod agents;
 mod attach;
 mod cast;
 mod commands;
@@ -12,6 +14,7 @@ mod health;
 mod identity;
 mod load;
 mod machines;
+mod metrics;
 mod openapi;
 mod output;
 mod range;
@@ -23,7 +26,10 @@ pub mod wire;
 
 pub use openapi::openapi;
 
+#[cfg(feature = "client")]
+pub(crate) use agents::{AgentEvent, AgentEvents, watch as watch_agents};
 pub(crate) use events::LoadWatch;
+pub(crate) use metrics::keep_metrics;
 pub(crate) use openapi::routes;
 pub(crate) use sessions::SessionOwners;
 pub(crate) use watch::MachineWatch;

@@ -14,7 +14,7 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{commands, events, fanout, files, health, identity, machines, sessions, targets, wire};
+use super::{commands, events, fanout, files, health, identity, machines, metrics, sessions, targets, wire};
 use crate::{
     app::App,
     auth::COOKIE,
@@ -27,13 +27,15 @@ use crate::{
         streamed live. Errors are problem documents (RFC 9457) with a stable `code`."),
     components(schemas(
         ProblemBody, wire::OutputEvent, wire::GapEvent, wire::StateEvent, wire::ExitEvent, wire::LoadEvent,
-        wire::SessionClosed, wire::KeyName, wire::MachineGone, wire::FanOutLine
+        wire::SessionClosed, wire::KeyName, wire::MachineGone, wire::FanOutLine, wire::Agent,
+        wire::AgentRemoved
     )),
     tags(
         (name = "targets", description = "What commands can run on"),
         (name = "machines", description = "Providers and the life of machines"),
         (name = "commands", description = "Commands: run, list, watch, control"),
         (name = "sessions", description = "Shells that belong to the server"),
+        (name = "agents", description = "Hosts that have joined"),
         (name = "files", description = "Files of a target"),
         (name = "events", description = "Changes as they happen"),
         (name = "identity", description = "Logins, users, tokens, audit"),
@@ -44,10 +46,14 @@ struct Document;
 
 /// All routes of the API with their documentation.
 pub(crate) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let router = OpenApiRouter::with_openapi(Document::openapi());
+    #[cfg(feature = "client")]
+    let router = router.merge(super::agents::routes());
+    router
         .routes(routes!(targets::list_targets))
         .routes(routes!(targets::get_target))
         .routes(routes!(targets::get_load))
+        .routes(routes!(metrics::target_metrics))
         .routes(routes!(targets::ping_target))
         .routes(routes!(commands::create_command, commands::list_commands))
         .routes(routes!(commands::get_command))

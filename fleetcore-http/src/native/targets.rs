@@ -27,6 +27,8 @@ async fn describe(app: &App, info: TargetInfo) -> Target {
     if local {
         target.host = app.load().host().await;
         target.load = app.load().latest(app).await;
+    } else if let Some(sample) = app.metrics().and_then(|m| m.latest(&target.target.to_string())) {
+        target.load = Some(sample.into());
     }
     target
 }

@@ -6,7 +6,10 @@ use fleetcore::{
     backends::local::{Local, LocalConfig},
     store::memory::MemoryStore,
 };
-use fleetcore_http::{Server, ServerConfig, Stores};
+use fleetcore_http::{
+    Server, ServerConfig, Stores,
+    link::{AgentHub, Joining, LinkConfig},
+};
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -62,10 +65,18 @@ pub(crate) async fn start_on(
     let mut config = ServerConfig::on("127.0.0.1:0".parse().unwrap());
     config.shutdown_grace = Duration::from_secs(5);
     change(&mut config);
-    let fleet =
-        fleet.with_host(Arc::new(Local::new(LocalConfig::default()))).with_store(store.clone()).build();
+    let joining = Joining::new(store.clone());
+    let link = LinkConfig::default().with_heartbeat(Duration::from_millis(300));
+    let hub = AgentHub::open(store.clone(), Arc::new(joining.clone()), link).await.unwrap();
+    let fleet = fleet
+        .with_host(Arc::new(Local::new(LocalConfig::default())))
+        .with_store(store.clone())
+        .with_agents(Arc::new(hub.clone()))
+        .build();
+    let stores =
+        Stores::new(store.clone()).with_agents(hub).with_joining(joining).with_metrics(store.clone());
     let tls = config.tls.is_some();
-    let server = Server::bind(config, fleet, Stores::new(store.clone())).await.unwrap();
+    let server = Server::bind(config, fleet, stores).await.unwrap();
     let address = server.local_addr();
     let stop = CancellationToken::new();
     let done = tokio::spawn(server.run(stop.clone()));

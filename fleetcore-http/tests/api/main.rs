@@ -8,6 +8,7 @@
     reason = "helpers of tests may panic as tests do"
 )]
 
+mod agents;
 mod attach;
 mod auth;
 mod commands;

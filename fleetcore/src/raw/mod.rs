@@ -19,4 +19,4 @@ pub use files::{ByteStream, FileSystem};
 pub use layer::Layer;
 pub use provider::Provider;
 pub use session::{CommandStream, Session};
-pub use stores::{AgentRegistry, AuditStore, CommandStore, IdentityStore};
+pub use stores::{AgentRegistry, AuditStore, CommandStore, IdentityStore, JoinStore, MetricsStore};

@@ -7,9 +7,9 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 use crate::{
-    AgentId, AgentInfo, AgentRegistration, AgentReport, AuditEntry, AuditFilter, CommandFilter, CommandId,
-    CommandRecord, Labels, Lease, Offset, OutputChunk, RegistryEvent, RequestKey, Result, StateChange,
-    TokenId, TokenRecord, UserName, UserRecord,
+    AgentId, AgentInfo, AgentRegistration, AgentReport, AgentToken, AuditEntry, AuditFilter, CommandFilter,
+    CommandId, CommandRecord, JoinCode, Labels, Lease, MetricLevel, MetricPoint, MetricRow, Offset,
+    OutputChunk, RegistryEvent, RequestKey, Result, StateChange, TokenId, TokenRecord, UserName, UserRecord,
 };
 
 /// Which agents there are.
@@ -100,4 +100,45 @@ pub trait AuditStore: Send + Sync + fmt::Debug + 'static {
     async fn read(&self, filter: AuditFilter) -> Result<Vec<AuditEntry>>;
     /// Removes entries from before `before`, and the oldest beyond `keep` entries; returns how many.
     async fn prune_audit(&self, before: Option<Timestamp>, keep: Option<u64>) -> Result<u64>;
+}
+
+/// Codes that agents join with, and the tokens they get for them (hashed).
+#[async_trait]
+pub trait JoinStore: Send + Sync + fmt::Debug + 'static {
+    /// Adds a code and forgets those that have expired; `RateLimited` when [`JoinCode::MAX_OPEN`] are open.
+    async fn insert_join_code(&self, code: JoinCode) -> Result<()>;
+    /// Exchanges a code for a token, in one step: of two agents with one code, one gets in. Hashes are compared in
+    /// constant time.
+    ///
+    /// # Errors
+    /// `Unauthenticated` when the code is unknown, was used, or has expired at `now`; `AlreadyExists` when `agent` is
+    /// taken (has a token, or is registered): the code still works then.
+    async fn redeem_join_code(
+        &self,
+        code_sha256: &[u8; 32],
+        agent: &AgentId,
+        token_sha256: [u8; 32],
+        now: Timestamp,
+    ) -> Result<AgentToken>;
+    /// The token with this hash; `NotFound` if absent.
+    async fn agent_token(&self, token_sha256: &[u8; 32]) -> Result<AgentToken>;
+    /// The token of an agent; `NotFound` if it has none.
+    async fn agent_token_of(&self, agent: &AgentId) -> Result<AgentToken>;
+    /// All tokens, by agent.
+    async fn agent_tokens(&self) -> Result<Vec<AgentToken>>;
+    /// Revokes the token of an agent; `NotFound` if it has none.
+    async fn remove_agent_token(&self, agent: &AgentId) -> Result<()>;
+}
+
+/// Measurements of hosts at the resolutions of [`MetricLevel::ALL`].
+#[async_trait]
+pub trait MetricsStore: Send + Sync + fmt::Debug + 'static {
+    /// Adds to what is stored: rows of one host, level and start become one.
+    async fn merge_metrics(&self, rows: Vec<MetricRow>) -> Result<()>;
+    /// Buckets that begin in `from..to` (seconds since 1970), in this order.
+    async fn metrics(&self, host: &str, level: MetricLevel, from: i64, to: i64) -> Result<Vec<MetricPoint>>;
+    /// Forgets a host.
+    async fn remove_metrics(&self, host: &str) -> Result<()>;
+    /// Removes what each level keeps no longer, counted back from `now`; returns how many buckets.
+    async fn prune_metrics(&self, now: Timestamp) -> Result<u64>;
 }

@@ -3,7 +3,9 @@
 pub mod exec;
 pub mod files;
 pub mod identity;
+pub mod join;
 pub mod machines;
+pub mod metrics;
 pub mod pty;
 pub mod registry;
 pub mod session;

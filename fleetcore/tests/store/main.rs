@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod agents;
 mod crash;
 mod disk;
 mod files;
@@ -23,7 +24,7 @@ use fleetcore::{
         sqlite::{SqliteConfig, SqliteStore},
     },
 };
-use fleetcore_testkit::suite::{Case, identity, registry, store};
+use fleetcore_testkit::suite::{Case, identity, join, metrics, registry, store};
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
@@ -35,6 +36,9 @@ fn main() {
     trials.extend(cases("agents", registry::all(), |s| s, |s| s));
     trials.extend(cases("identity", identity::all(), |s| s, |s| s));
     trials.extend(cases("audit", identity::audit(), |s| s, |s| s));
+    trials.extend(cases("joining", join::all(), |s| s, |s| s));
+    trials.extend(cases("metrics", metrics::all(), |s| s, |s| s));
+    trials.extend(agents::trials());
     trials.extend(files::trials());
     trials.extend(disk::trials());
     trials.extend(crash::trials());

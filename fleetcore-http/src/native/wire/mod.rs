@@ -1,5 +1,6 @@
 //! What travels: the JSON of `/api/v1`, with conversions from and to the core's types.
 
+mod agent;
 mod command;
 mod identity;
 mod machine;
@@ -7,6 +8,7 @@ mod names;
 mod session;
 mod target;
 
+pub use agent::*;
 pub use command::*;
 pub use identity::*;
 pub use machine::*;

@@ -1,8 +1,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use fleetcore::{
-    ExecCapabilities, FileInfo as CoreFileInfo, FileKind, MachineInfo, MachineState, Target as CoreTarget,
-    TargetInfo,
+    ExecCapabilities, FileInfo as CoreFileInfo, FileKind, HostSample, MachineInfo, MachineState,
+    Target as CoreTarget, TargetInfo, backends::local::host::HostInfo,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,20 @@ pub struct Host {
     pub uptime_s: u64,
 }
 
+impl From<HostInfo> for Host {
+    fn from(i: HostInfo) -> Self {
+        Self {
+            hostname: i.hostname,
+            os: i.os,
+            kernel: i.kernel,
+            arch: i.arch,
+            cpus: i.cpus,
+            memory_bytes: i.memory_bytes,
+            uptime_s: i.uptime_s,
+        }
+    }
+}
+
 /// How busy a host is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Load {
@@ -127,6 +141,8 @@ pub struct Load {
     pub memory_total_bytes: u64,
     /// Swap in use.
     pub swap_used_bytes: u64,
+    /// Swap there is.
+    pub swap_total_bytes: u64,
     /// Load average over one minute.
     pub load1: f64,
     /// Over five.
@@ -141,6 +157,29 @@ pub struct Load {
     pub net_rx_bytes_per_s: u64,
     /// Bytes sent per second.
     pub net_tx_bytes_per_s: u64,
+    /// Seconds since the host was started.
+    pub uptime_s: u64,
+}
+
+impl From<HostSample> for Load {
+    fn from(s: HostSample) -> Self {
+        Self {
+            at: s.at,
+            cpu_percent: f64::from(s.cpu_percent),
+            memory_used_bytes: s.memory_used_bytes,
+            memory_total_bytes: s.memory_total_bytes,
+            swap_used_bytes: s.swap_used_bytes,
+            swap_total_bytes: s.swap_total_bytes,
+            load1: s.load1,
+            load5: s.load5,
+            load15: s.load15,
+            disk_used_bytes: s.disk_used_bytes,
+            disk_total_bytes: s.disk_total_bytes,
+            net_rx_bytes_per_s: s.net_rx_bytes_per_s,
+            net_tx_bytes_per_s: s.net_tx_bytes_per_s,
+            uptime_s: s.uptime_s,
+        }
+    }
 }
 
 /// The load of a target: `event: load`.

@@ -3,11 +3,14 @@
 use std::time::Instant;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Networks, RefreshKind, System};
 
+use crate::HostSample;
+
 /// What this host is. What cannot be found out is empty or zero.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct HostInfo {
     /// Its name.
@@ -27,6 +30,9 @@ pub struct HostInfo {
 }
 
 impl HostInfo {
+    /// Where agents put it in their status.
+    pub const STATUS_KEY: &'static str = "facts";
+
     /// Asks the system. Takes well under a millisecond, but reads files.
     pub fn now() -> Self {
         let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
@@ -40,36 +46,6 @@ impl HostInfo {
             uptime_s: System::uptime().unwrap_or_default(),
         }
     }
-}
-
-/// How busy this host was between two samples.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct HostLoad {
-    /// When it was measured.
-    pub at: Timestamp,
-    /// Share of all processors in use, 0 to 100.
-    pub cpu_percent: f32,
-    /// Memory that is neither free nor could be freed at once.
-    pub memory_used_bytes: u64,
-    /// Main memory.
-    pub memory_total_bytes: u64,
-    /// Swap in use.
-    pub swap_used_bytes: u64,
-    /// Load average over one minute.
-    pub load1: f64,
-    /// Over five minutes.
-    pub load5: f64,
-    /// Over fifteen minutes.
-    pub load15: f64,
-    /// Used on the file system of `/`.
-    pub disk_used_bytes: u64,
-    /// Size of that file system.
-    pub disk_total_bytes: u64,
-    /// Bytes received per second, over all interfaces but loopback.
-    pub net_rx_bytes_per_s: u64,
-    /// Bytes sent per second, likewise.
-    pub net_tx_bytes_per_s: u64,
 }
 
 /// Measures load. Processor and network are averages since the previous sample, so the caller sets the pace;
@@ -99,23 +75,11 @@ impl HostSampler {
     }
 
     /// Measures. Reads a handful of files of the kernel, well under a millisecond.
-    pub fn sample(&mut self) -> HostLoad {
+    pub fn sample(&mut self) -> HostSample {
         let seconds = self.last.elapsed().as_secs_f64().max(0.001);
         self.last = Instant::now();
-        let mut load = HostLoad {
-            at: Timestamp::now(),
-            cpu_percent: 0.0,
-            memory_used_bytes: 0,
-            memory_total_bytes: 0,
-            swap_used_bytes: 0,
-            load1: 0.0,
-            load5: 0.0,
-            load15: 0.0,
-            disk_used_bytes: 0,
-            disk_total_bytes: 0,
-            net_rx_bytes_per_s: 0,
-            net_tx_bytes_per_s: 0,
-        };
+        let mut load = HostSample { at: Timestamp::now(), ..HostSample::default() };
+        load.uptime_s = System::uptime().unwrap_or_default();
         if let Some(system) = &mut self.system {
             system.refresh_cpu_usage();
             system.refresh_memory();
@@ -123,6 +87,7 @@ impl HostSampler {
             load.memory_total_bytes = system.total_memory();
             load.memory_used_bytes = system.used_memory();
             load.swap_used_bytes = system.used_swap();
+            load.swap_total_bytes = system.total_swap();
         }
         if let Ok(average) = System::load_average() {
             (load.load1, load.load5, load.load15) = (average.one, average.five, average.fifteen);
@@ -158,8 +123,8 @@ mod tests {
         assert_eq!(load.memory_total_bytes, info.memory_bytes);
         assert!(load.memory_used_bytes > 0 && load.memory_used_bytes < load.memory_total_bytes, "{load:?}");
         assert!(load.disk_used_bytes > 0 && load.disk_used_bytes <= load.disk_total_bytes, "{load:?}");
-        assert!((0.0..=100.0).contains(&load.cpu_percent));
-        let json = serde_json::to_value(&load).unwrap();
+        assert!((0.0..=100.0).contains(&load.cpu_percent) && load.uptime_s > 0);
+        let json = serde_json::to_value(load).unwrap();
         assert!(json["at"].is_string() && json["net_rx_bytes_per_s"].is_u64(), "{json}");
     }
 }

@@ -2,6 +2,8 @@
 
 mod commands;
 mod identity;
+mod join;
+mod metrics;
 mod output;
 mod registry;
 mod store;

@@ -9,8 +9,8 @@ use tokio::sync::broadcast;
 
 use super::output::Outputs;
 use crate::{
-    AgentId, AgentInfo, AuditEntry, CommandId, CommandRecord, RegistryEvent, RequestKey, TokenId,
-    TokenRecord, UserName, UserRecord, store::watch::BACKLOG,
+    AgentId, AgentInfo, AgentToken, AuditEntry, CommandId, CommandRecord, JoinCode, RegistryEvent,
+    RequestKey, TokenId, TokenRecord, UserName, UserRecord, store::watch::BACKLOG, telemetry::History,
 };
 
 /// How much a [`MemoryStore`] keeps.
@@ -74,6 +74,9 @@ pub(super) struct State {
     pub(super) tokens: BTreeMap<TokenId, TokenRecord>,
     pub(super) audit: VecDeque<AuditEntry>,
     pub(super) audit_seq: u64,
+    pub(super) join_codes: Vec<JoinCode>,
+    pub(super) agent_tokens: BTreeMap<AgentId, AgentToken>,
+    pub(super) metrics: BTreeMap<String, History>,
 }
 
 impl MemoryStore {

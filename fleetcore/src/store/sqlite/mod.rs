@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/                 mode 0700
-//!   fleetcore.db       records, agents, users, tokens, audit (WAL: also -wal and -shm)
+//!   fleetcore.db       records, agents, users, tokens, audit, measurements (WAL: also -wal and -shm)
 //!   output/ab/<id>/    output of one command in segments of 8 MiB
 //!   lock               held while a store is open; holds the process id
 //! ```
@@ -17,6 +17,8 @@ mod config;
 mod database;
 mod error;
 mod identity;
+mod join;
+mod metrics;
 mod open;
 mod store;
 

@@ -4,6 +4,95 @@
  */
 
 export interface paths {
+    "/api/v1/agents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All agents that may connect, here or away, by name. */
+        get: operations["list_agents"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/agents/join": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Lets an agent in: exchanges a code for a token of its own. The one who calls is the agent, which has no login. */
+        post: operations["join"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/agents/join-codes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Makes a code that lets one agent join, once. It is shown only in this answer. */
+        post: operations["create_join_code"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/agents/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One agent. */
+        get: operations["get_agent"];
+        put?: never;
+        post?: never;
+        /**
+         * Puts an agent out: its link is closed, its token is dead, its measurements are forgotten. Records of its commands
+         *     stay.
+         */
+        delete: operations["remove_agent"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/agents/{id}/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How busy an agent's host was in up to a week. */
+        get: operations["agent_metrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/audit": {
         parameters: {
             query?: never;
@@ -192,8 +281,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Changes as they happen: events `command`, `session`, `session_closed` and `load`. List first, then apply these;
-         *     after `lagged` list again.
+         * Changes as they happen: events `command`, `session`, `session_closed`, `agent`, `agent_removed` and `load`. List
+         *     first, then apply these; after `lagged` list again.
          */
         get: operations["events"];
         put?: never;
@@ -637,6 +726,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/targets/{target}/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How busy a target was in up to a week. Empty where it is not known: only hosts are measured, `local` and agents. */
+        get: operations["target_metrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/targets/{target}/ping": {
         parameters: {
             query?: never;
@@ -780,6 +886,46 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description An agent: a host that has joined, here or away. In events: `event: agent`. */
+        Agent: {
+            capabilities?: components["schemas"]["Capabilities"] | null;
+            /** @description Its link is up at this moment. One that is online and not connected is expected back any second. */
+            connected: boolean;
+            host?: components["schemas"]["Host"] | null;
+            /**
+             * @description Its name; also that of the target.
+             * @example office-1
+             */
+            id: string;
+            /** @description Who made the code it joined with. */
+            invited_by?: string | null;
+            /**
+             * Format: date-time
+             * @description When it joined; null for one that was given its token by other means.
+             */
+            joined_at?: string | null;
+            /** @description Its labels. */
+            labels: {
+                [key: string]: string;
+            };
+            /**
+             * Format: date-time
+             * @description When it was last heard of.
+             */
+            last_seen?: string | null;
+            load?: components["schemas"]["Load"] | null;
+            /** @description It was heard of lately. */
+            online: boolean;
+            /** @description Commands that run there. */
+            running: number;
+            /** @description Version of its program; null when it never connected. */
+            version?: string | null;
+        };
+        /** @description An agent is gone for good: `event: agent_removed`. */
+        AgentRemoved: {
+            /** @description Which. */
+            id: string;
+        };
         /** @description One line of the audit log. */
         AuditLine: {
             /** @description What was done. */
@@ -984,6 +1130,22 @@ export interface components {
             user?: string | null;
             wait?: components["schemas"]["WaitFor"] | null;
         };
+        /** @description A join code to make. */
+        CreateJoinCode: {
+            /**
+             * Format: int64
+             * @description How long the code works. Default: one hour.
+             * @default null
+             */
+            expires_in_s: number | null;
+            /**
+             * @description Labels the agent gets.
+             * @default {}
+             */
+            labels: {
+                [key: string]: string;
+            };
+        };
         /** @description A session to open. */
         CreateSession: {
             /**
@@ -1162,6 +1324,24 @@ export interface components {
              */
             uptime_s: number;
         };
+        /** @description Main memory, swap and disk of a host in bytes. */
+        HostTotals: {
+            /**
+             * Format: int64
+             * @description The file system of `/`.
+             */
+            disk_bytes: number;
+            /**
+             * Format: int64
+             * @description Main memory.
+             */
+            memory_bytes: number;
+            /**
+             * Format: int64
+             * @description Swap.
+             */
+            swap_bytes: number;
+        };
         /** @description What this server is. */
         Info: {
             /** @description Whether most of it needs a login. */
@@ -1170,6 +1350,44 @@ export interface components {
             name: string;
             /** @description Its version. */
             version: string;
+        };
+        /** @description A whole list. */
+        Items_Agent: {
+            /** @description The entries. */
+            items: {
+                capabilities?: components["schemas"]["Capabilities"] | null;
+                /** @description Its link is up at this moment. One that is online and not connected is expected back any second. */
+                connected: boolean;
+                host?: components["schemas"]["Host"] | null;
+                /**
+                 * @description Its name; also that of the target.
+                 * @example office-1
+                 */
+                id: string;
+                /** @description Who made the code it joined with. */
+                invited_by?: string | null;
+                /**
+                 * Format: date-time
+                 * @description When it joined; null for one that was given its token by other means.
+                 */
+                joined_at?: string | null;
+                /** @description Its labels. */
+                labels: {
+                    [key: string]: string;
+                };
+                /**
+                 * Format: date-time
+                 * @description When it was last heard of.
+                 */
+                last_seen?: string | null;
+                load?: components["schemas"]["Load"] | null;
+                /** @description It was heard of lately. */
+                online: boolean;
+                /** @description Commands that run there. */
+                running: number;
+                /** @description Version of its program; null when it never connected. */
+                version?: string | null;
+            }[];
         };
         /** @description A whole list. */
         Items_FileInfo: {
@@ -1257,9 +1475,19 @@ export interface components {
                 net_tx_bytes_per_s: number;
                 /**
                  * Format: int64
+                 * @description Swap there is.
+                 */
+                swap_total_bytes: number;
+                /**
+                 * Format: int64
                  * @description Swap in use.
                  */
                 swap_used_bytes: number;
+                /**
+                 * Format: int64
+                 * @description Seconds since the host was started.
+                 */
+                uptime_s: number;
             }[];
         };
         /** @description A whole list. */
@@ -1398,6 +1626,27 @@ export interface components {
                 role: components["schemas"]["Role"];
             }[];
         };
+        /** @description An agent that wants to join. */
+        JoinRequest: {
+            /**
+             * Format: password
+             * @description The code.
+             */
+            code: string;
+            /** @description The name it wants. */
+            id: string;
+        };
+        /** @description An agent was let in. */
+        Joined: {
+            /** @description Its name. */
+            id: string;
+            /** @description Labels it was given. */
+            labels: {
+                [key: string]: string;
+            };
+            /** @description What it connects with from now on. Shown only now. */
+            token: string;
+        };
         /** @description A key: `"enter"`, `{"text":"ls"}`, `{"ctrl":"c"}`, `{"function":5}`. */
         Key: {
             text: string;
@@ -1466,9 +1715,19 @@ export interface components {
             net_tx_bytes_per_s: number;
             /**
              * Format: int64
+             * @description Swap there is.
+             */
+            swap_total_bytes: number;
+            /**
+             * Format: int64
              * @description Swap in use.
              */
             swap_used_bytes: number;
+            /**
+             * Format: int64
+             * @description Seconds since the host was started.
+             */
+            uptime_s: number;
         };
         /** @description The load of a target: `event: load`. */
         LoadEvent: {
@@ -1532,6 +1791,73 @@ export interface components {
             user: string;
             /** @description `login` or `token`. */
             via: string;
+        };
+        /** @description Values over time, one list of `[time, value]` per series. */
+        MetricSeries: {
+            /** @description Share of all processors in use, 0 to 100. */
+            cpu: number[][];
+            /** @description Disk in use, in bytes. */
+            disk: number[][];
+            /** @description Load average over one minute. */
+            load1: number[][];
+            /** @description Memory in use, in bytes. */
+            memory: number[][];
+            /** @description Bytes received per second. */
+            net_rx: number[][];
+            /** @description Bytes sent per second. */
+            net_tx: number[][];
+            /** @description Swap in use, in bytes. */
+            swap: number[][];
+            /** @description Seconds since the host was started. */
+            uptime: number[][];
+        };
+        /** @description How busy a host was over time. All lists hold pairs of a time (seconds since 1970) and a value. */
+        Metrics: {
+            /**
+             * Format: date-time
+             * @description From when on.
+             */
+            from: string;
+            /** @description Least values. */
+            least: components["schemas"]["MetricSeries"];
+            /** @description Greatest values. */
+            most: components["schemas"]["MetricSeries"];
+            /** @description Means. */
+            series: components["schemas"]["MetricSeries"];
+            /**
+             * Format: int64
+             * @description Seconds from one point to the next; where nothing was measured there is none.
+             */
+            step_s: number;
+            /**
+             * @description Which host.
+             * @example local
+             */
+            target: string;
+            /**
+             * Format: date-time
+             * @description Until when.
+             */
+            to: string;
+            totals?: components["schemas"]["HostTotals"] | null;
+        };
+        /** @description A code that lets one agent join, once. Shown only now. */
+        NewJoinCode: {
+            /**
+             * @description The code.
+             * @example fcj_…
+             */
+            code: string;
+            /**
+             * @description What to run on the host that is to join.
+             * @example fleetcore agent --server https://fleet.example --join fcj_…
+             */
+            command: string;
+            /**
+             * Format: date-time
+             * @description When it stops working.
+             */
+            expires_at: string;
         };
         /** @description A token that was just made. */
         NewToken: components["schemas"]["Token"] & {
@@ -2012,6 +2338,217 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    list_agents: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Items_Agent"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    join: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["JoinRequest"];
+            };
+        };
+        responses: {
+            /** @description It may connect */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Joined"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_join_code: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreateJoinCode"];
+            };
+        };
+        responses: {
+            /** @description Made */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewJoinCode"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_agent: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Its name
+                 * @example office-1
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description As of now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Agent"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    remove_agent: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Its name
+                 * @example office-1
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    agent_metrics: {
+        parameters: {
+            query?: {
+                /**
+                 * @description From when on: RFC 3339, or seconds since 1970. Default: an hour before `to`. A week is kept.
+                 * @example 2026-01-31T12:00:00Z
+                 */
+                from?: string;
+                /** @description Until when. Default: now. */
+                to?: string;
+                /**
+                 * @description Seconds from one point to the next. Default: as fine as is kept that long (10 s for an hour, a minute for a
+                 *     day, a quarter of an hour for a week).
+                 */
+                step?: number;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description Its name
+                 * @example office-1
+                 */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What is known */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Metrics"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     read_audit: {
         parameters: {
             query?: {
@@ -2473,8 +3010,8 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Some of `commands`, `sessions` and `load`, with commas between. Default: all.
-                 * @example commands,sessions,load
+                 * @description Some of `commands`, `sessions`, `agents` and `load`, with commas between. Default: all.
+                 * @example commands,sessions,agents,load
                  */
                 topics?: string;
             };
@@ -3616,6 +4153,54 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Items_Load"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    target_metrics: {
+        parameters: {
+            query?: {
+                /**
+                 * @description From when on: RFC 3339, or seconds since 1970. Default: an hour before `to`. A week is kept.
+                 * @example 2026-01-31T12:00:00Z
+                 */
+                from?: string;
+                /** @description Until when. Default: now. */
+                to?: string;
+                /**
+                 * @description Seconds from one point to the next. Default: as fine as is kept that long (10 s for an hour, a minute for a
+                 *     day, a quarter of an hour for a week).
+                 */
+                step?: number;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What is known */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Metrics"];
                 };
             };
             /** @description A problem document */
