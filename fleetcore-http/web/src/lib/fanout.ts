@@ -1,0 +1,86 @@
+/** State of the grid of a fan-out: one cell per target, fed by lists, events and the parent's lines, in any order. */
+import type { FanoutLine } from './api/pending';
+import type { Command, Exit } from './api/types';
+
+export const PARENT = 'fleetcore/parent';
+export const ROLE = 'fleetcore/fanout';
+
+export interface Cell {
+  target: string;
+  state: string;
+  command: string | null;
+  exit: Partial<Exit> | null;
+  error: string | null;
+  duration_ms: number | null;
+}
+
+/** `waiting` (not begun) before `queued`, `running`, and an end. */
+const progress = (state: string): number => (state === 'waiting' ? 0 : state === 'queued' ? 1 : state === 'running' ? 2 : 3);
+
+export const isChildOf = (command: Command, parent: string): boolean => command.labels[PARENT] === parent;
+export const isParent = (command: Command): boolean => command.labels[ROLE] === 'parent';
+
+export const waiting = (target: string): Cell => ({ target, state: 'waiting', command: null, exit: null, error: null, duration_ms: null });
+
+export function fromCommand(it: Command): Cell {
+  return { target: it.target, state: it.state, command: it.id, exit: it.exit ?? null, error: it.error ?? null, duration_ms: it.duration_ms ?? null };
+}
+
+export function fromLine(it: FanoutLine): Cell {
+  return { ...waiting(it.target), state: it.state, command: it.command ?? null, exit: it.exit ?? null, error: it.error ?? null };
+}
+
+/** The newer of two; news never take a cell back, and never lose what is known. */
+export function newer(old: Cell | undefined, next: Cell): Cell {
+  if (!old) return next;
+  const [late, early] = progress(next.state) >= progress(old.state) ? [next, old] : [old, next];
+  return {
+    ...late,
+    command: late.command ?? early.command,
+    exit: late.exit ?? early.exit,
+    error: late.error ?? early.error,
+    duration_ms: late.duration_ms ?? early.duration_ms,
+  };
+}
+
+/** Complete lines of JSON in `text`, and what is left of the last. Lines of another kind are skipped. */
+export function takeLines(text: string): { lines: FanoutLine[]; rest: string } {
+  const parts = text.split('\n');
+  const rest = parts.pop() ?? '';
+  const lines: FanoutLine[] = [];
+  for (const part of parts) {
+    try {
+      const line = JSON.parse(part) as Partial<FanoutLine> | null;
+      if (typeof line?.target === 'string' && typeof line.state === 'string') lines.push(line as FanoutLine);
+    } catch {
+      // Words for people between the lines are no news of a target.
+    }
+  }
+  return { lines, rest };
+}
+
+export interface Counts {
+  total: number;
+  waiting: number;
+  running: number;
+  succeeded: number;
+  failed: number;
+}
+
+/** Everything that ended otherwise than well counts as failed. */
+export function count(cells: Iterable<Cell>): Counts {
+  const counts: Counts = { total: 0, waiting: 0, running: 0, succeeded: 0, failed: 0 };
+  for (const { state } of cells) {
+    counts.total += 1;
+    if (state === 'waiting' || state === 'queued') counts.waiting += 1;
+    else if (state === 'running') counts.running += 1;
+    else if (state === 'succeeded') counts.succeeded += 1;
+    else counts.failed += 1;
+  }
+  return counts;
+}
+
+export type Show = 'all' | 'waiting' | 'running' | 'succeeded' | 'failed';
+
+export const groupOf = (state: string): Exclude<Show, 'all'> =>
+  state === 'waiting' || state === 'queued' ? 'waiting' : state === 'running' ? 'running' : state === 'succeeded' ? 'succeeded' : 'failed';
