@@ -68,6 +68,8 @@ export const closeSession = (id: string) => del<Session>(session(id));
 export const sessionAttachPath = (id: string) => `${session(id)}/attach`;
 
 export const fileUrl = (name: string, path: string) => withQuery(`${target(name)}/files`, { path });
+export const uploadUrl = (name: string, path: string, create_parents: boolean) =>
+  withQuery(`${target(name)}/files`, { path, create_parents: create_parents || undefined });
 export const listFiles = (name: string, path: string, signal?: AbortSignal) =>
   get<Items<FileInfo>>(`${target(name)}/files/list`, { path }, signal);
 export const makeDir = (name: string, path: string) => post(`${target(name)}/files/mkdir`, { path });
