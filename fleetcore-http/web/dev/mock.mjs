@@ -193,7 +193,8 @@ const machines = new Map([
 ].map((it) => [it.target, it]));
 const snapshots = [{ machine: 'builder', name: 'snapshot1', comment: 'before the upgrade', created_at: now() }];
 const agents = new Map(['office-1', 'office-2', 'attic'].map((id, i) => [id, {
-  id, online: id !== 'attic', version: i === 2 ? '0.0.9' : '0.1.0-mock', labels: { site: id.split('-')[0] }, last_seen: new Date(Date.now() - i * 3_400_000).toISOString(), hostname: `${id}.lan`,
+  id, online: id !== 'attic', connected: id !== 'attic', version: i === 2 ? '0.0.9' : '0.1.0-mock', labels: { site: id.split('-')[0] }, last_seen: new Date(Date.now() - i * 3_400_000).toISOString(),
+  joined_at: now(), invited_by: 'admin', running: i, host: { hostname: `${id}.lan`, os: 'Debian 12', kernel: '6', arch: 'x86_64', cpus: 2, memory_bytes: 2 ** 34, uptime_s: 1 },
 }]));
 const users = new Map([['admin', { name: 'admin', role: 'admin', disabled: false, created_at: now() }]]);
 
@@ -255,7 +256,7 @@ function act(target, name) {
 }
 
 function fanout(spec) {
-  const matches = (name) => spec.targets.some((it) => new RegExp(`^${it.replaceAll('*', '.*')}$`).test(name));
+  const matches = (name) => spec.targets.some((it) => new RegExp(`^${it.replaceAll('**', '.+').replaceAll('*', '[^/]*')}$`).test(name));
   const hit = targetNames().filter(matches);
   const parent = work('local', `fan-out: ${spec.command.shell ?? spec.command.argv.join(' ')}`, null, null, spec.id, { 'fleetcore/fanout': 'parent' });
   const left = new Set(hit);
@@ -279,9 +280,10 @@ function metrics(url) {
   const line = (value) => Array.from({ length: Math.floor((to - from) / step) }, (_, i) => [from + i * step, value(i)]);
   return {
     series: {
-      cpu: line((i) => 30 + 20 * Math.sin(i / 15) + (i % 29)), memory: line((i) => 48 + 4 * Math.sin(i / 40)), swap: line(() => 2), load1: line((i) => 1 + Math.sin(i / 20)),
-      disk: line((i) => 60 + i / 100), net_rx: line((i) => 90_000 + 60_000 * Math.sin(i / 9)), net_tx: line((i) => 20_000 + 9_000 * Math.sin(i / 7)),
+      cpu: line((i) => 30 + 20 * Math.sin(i / 15) + (i % 29)), memory: line((i) => (5 + 0.6 * Math.sin(i / 40)) * 2 ** 30), swap: line(() => 2 ** 28), load1: line((i) => 1 + Math.sin(i / 20)),
+      disk: line((i) => (170 + i / 100) * 2 ** 30), net_rx: line((i) => 90_000 + 60_000 * Math.sin(i / 9)), net_tx: line((i) => 20_000 + 9_000 * Math.sin(i / 7)),
     },
+    totals: { memory_bytes: 2 ** 34, swap_bytes: 2 ** 31, disk_bytes: 220 * 2 ** 30 },
   };
 }
 
@@ -364,7 +366,7 @@ async function api(request, response, url) {
   if (kind === 'agents' && action === 'metrics') return metrics(url);
   if (kind === 'agents' && method === 'DELETE') {
     agents.delete(id);
-    publish('agent', { id, gone: true });
+    publish('agent_removed', { id });
     return undefined;
   }
   if (kind === 'agents') return { items: [...agents.values()] };

@@ -27,7 +27,10 @@ export function fromCommand(it: Command): Cell {
 }
 
 export function fromLine(it: FanoutLine): Cell {
-  return { ...waiting(it.target), state: it.state, command: it.command ?? null, exit: it.exit ?? null, error: it.error ?? null };
+  return {
+    ...waiting(it.target ?? ''), state: it.state ?? (it.error ? 'failed' : 'waiting'), command: it.command ?? null, exit: it.exit ?? null,
+    error: it.error ? (it.error.detail ?? it.error.title ?? it.error.code ?? 'failed') : null,
+  };
 }
 
 /** The newer of two; news never take a cell back, and never lose what is known. */
@@ -50,8 +53,8 @@ export function takeLines(text: string): { lines: FanoutLine[]; rest: string } {
   const lines: FanoutLine[] = [];
   for (const part of parts) {
     try {
-      const line = JSON.parse(part) as Partial<FanoutLine> | null;
-      if (typeof line?.target === 'string' && typeof line.state === 'string') lines.push(line as FanoutLine);
+      const line = JSON.parse(part) as FanoutLine | null;
+      if (typeof line?.target === 'string' || typeof line?.provider === 'string') lines.push(line);
     } catch {
       // Words for people between the lines are no news of a target.
     }
@@ -65,22 +68,24 @@ export interface Counts {
   running: number;
   succeeded: number;
   failed: number;
+  /** Not begun, as too many had failed. */
+  skipped: number;
 }
 
-/** Everything that ended otherwise than well counts as failed. */
+/** Everything that began and ended otherwise than well counts as failed. */
 export function count(cells: Iterable<Cell>): Counts {
-  const counts: Counts = { total: 0, waiting: 0, running: 0, succeeded: 0, failed: 0 };
+  const counts: Counts = { total: 0, waiting: 0, running: 0, succeeded: 0, failed: 0, skipped: 0 };
   for (const { state } of cells) {
     counts.total += 1;
-    if (state === 'waiting' || state === 'queued') counts.waiting += 1;
-    else if (state === 'running') counts.running += 1;
-    else if (state === 'succeeded') counts.succeeded += 1;
-    else counts.failed += 1;
+    counts[groupOf(state)] += 1;
   }
   return counts;
 }
 
-export type Show = 'all' | 'waiting' | 'running' | 'succeeded' | 'failed';
+export type Group = Exclude<keyof Counts, 'total'>;
+export type Show = 'all' | Group;
 
-export const groupOf = (state: string): Exclude<Show, 'all'> =>
-  state === 'waiting' || state === 'queued' ? 'waiting' : state === 'running' ? 'running' : state === 'succeeded' ? 'succeeded' : 'failed';
+export function groupOf(state: string): Group {
+  if (state === 'queued') return 'waiting';
+  return state === 'waiting' || state === 'running' || state === 'succeeded' || state === 'skipped' ? state : 'failed';
+}

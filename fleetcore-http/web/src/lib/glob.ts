@@ -1,6 +1,12 @@
-/** Matches a target name as the server's patterns do: `*` any run of characters, `?` one. */
+/**
+ * Matches a target name as the server's patterns do: `*` is any text within one
+ * part of a name, `?` one character, `**` as the last part one part or more.
+ */
 export function matcher(pattern: string): (name: string) => boolean {
-  const source = [...pattern].map((c) => (c === '*' ? '.*' : c === '?' ? '.' : c.replace(/[\\^$.|+()[\]{}]/g, '\\$&'))).join('');
+  const parts = pattern.split('/');
+  const source = parts.map((part, index) => (part === '**' && index === parts.length - 1
+    ? '.+'
+    : [...part].map((c) => (c === '*' ? '[^/]*' : c === '?' ? '[^/]' : c.replace(/[\\^$.|+()[\]{}]/g, '\\$&'))).join(''))).join('/');
   const expression = new RegExp(`^${source}$`, 'su');
   return (name) => expression.test(name);
 }

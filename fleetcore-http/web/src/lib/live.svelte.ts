@@ -1,9 +1,10 @@
 import { SvelteMap } from 'svelte/reactivity';
 import { ApiError } from './api/client';
 import * as api from './api/endpoints';
-import type { Agent, AgentEvent, Machine, MachineEvent, Provider, ProviderFailure } from './api/pending';
+import type { Agent, Machine, MachineEvent, Provider, ProviderFailure } from './api/pending';
 import { openEvents, type SseEvent } from './api/sse';
 import type { Command, Load, LoadEvent, Session, SessionClosed, Target } from './api/types';
+import { isParent } from './fanout';
 
 /** Five minutes at two seconds, as the server keeps. */
 const LOAD_POINTS = 150;
@@ -88,7 +89,9 @@ async function reloadMachines(): Promise<void> {
 async function reloadAgents(): Promise<void> {
   const found = await optional(api.agents());
   hasAgents = found !== undefined;
-  if (found) replace(agents, found.items, (it) => it.id);
+  if (!found) return;
+  replace(agents, found.items, (it) => it.id);
+  for (const { id, load } of found.items) if (load) newest.set(id, load);
 }
 
 async function reloadOperations(): Promise<void> {
@@ -99,7 +102,7 @@ async function reloadOperations(): Promise<void> {
 
 /** Commands that are neither a program nor a line for a shell are what providers do. */
 function noteOperation(it: Command): void {
-  if (it.argv || it.shell) return;
+  if (it.argv || it.shell || isParent(it)) return;
   if (it.state === 'queued' || it.state === 'running') operations.set(it.target, it);
   else if (operations.get(it.target)?.id === it.id) operations.delete(it.target);
 }
@@ -125,7 +128,7 @@ function soon(work: () => Promise<void>, ms = 300): () => void {
   };
 }
 const targetsChanged = soon(reloadTargets);
-const agentsChanged = soon(reloadAgents);
+const machinesChanged = soon(reloadMachines);
 
 const loadQueue = new Map<string, Load[]>();
 let flushing: ReturnType<typeof setTimeout> | undefined;
@@ -154,11 +157,15 @@ function onMachine(event: MachineEvent): void {
   targetsChanged();
 }
 
-function onAgent(event: AgentEvent): void {
-  if (event.gone) agents.delete(event.id);
-  else if (event.id && agents.has(event.id)) agents.set(event.id, { ...agents.get(event.id), ...event });
-  agentsChanged();
-  targetsChanged();
+function onAgent(agent: Agent): void {
+  const known = agents.get(agent.id);
+  agents.set(agent.id, agent);
+  if (agent.load) newest.set(agent.id, agent.load);
+  // Its host, and the machines behind it, can be reached or no longer.
+  if (known?.online !== agent.online) {
+    targetsChanged();
+    machinesChanged();
+  }
 }
 
 function replace<T>(map: SvelteMap<string, T>, items: T[], key: (item: T) => string): void {
@@ -175,8 +182,12 @@ function onEvent({ event, data }: SseEvent): void {
   }
   if (event === 'machine') {
     onMachine(body as MachineEvent);
-  } else if (/^agent/.test(event)) {
-    onAgent(body as AgentEvent);
+  } else if (event === 'agent') {
+    onAgent(body as Agent);
+  } else if (event === 'agent_removed') {
+    agents.delete((body as { id: string }).id);
+    targetsChanged();
+    machinesChanged();
   } else if (event === 'command') {
     noteOperation(body as Command);
     for (const listener of commandListeners) listener(body as Command);

@@ -59,7 +59,8 @@ export function merge(
       labels: { ...known?.labels, ...it.labels },
       created_at: it.created_at ?? known?.created_at ?? null,
       reachable: it.state === 'running',
-      machine: true,
+      // Hosts are in the list of machines too, and are nobody's to start or delete.
+      machine: it.provider !== 'local',
       host: known?.host ?? null,
     });
   }

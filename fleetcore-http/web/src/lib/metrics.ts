@@ -16,17 +16,14 @@ export const RANGES: readonly Range[] = [
   { label: '7 days', span_s: 604_800, step_s: 1_800 },
 ];
 
-const share = (used: number, total: number): number => (total > 0 ? (100 * used) / total : 0);
-
-/** One measurement in the units of the series: percent, load, bytes per second. */
+/** One measurement in the units of the series. */
 export function pointOf(load: Load): Record<MetricName, number> {
   return {
     cpu: load.cpu_percent,
-    memory: share(load.memory_used_bytes, load.memory_total_bytes),
-    // The size of the swap space is not told.
-    swap: share(load.swap_used_bytes, load.memory_total_bytes),
+    memory: load.memory_used_bytes,
+    swap: load.swap_used_bytes,
     load1: load.load1,
-    disk: share(load.disk_used_bytes, load.disk_total_bytes),
+    disk: load.disk_used_bytes,
     net_rx: load.net_rx_bytes_per_s,
     net_tx: load.net_tx_bytes_per_s,
   };
@@ -42,7 +39,8 @@ export function append(metrics: Metrics, load: Load, span_s: number): Metrics {
     const kept = points.filter(([t]) => t >= at - span_s);
     series[name] = at > last ? [...kept, [at, point[name] ?? null]] : kept;
   }
-  return { series };
+  const totals = { swap_bytes: 0, ...metrics.totals, memory_bytes: load.memory_total_bytes, disk_bytes: load.disk_total_bytes };
+  return { series, totals };
 }
 
 /** Series on one axis of time, as uPlot takes them: missing values are null. */

@@ -33,7 +33,7 @@ const CLOUD_INIT: Field = { key: 'user_data', label: 'Cloud-init', kind: 'yaml',
 
 const FIELDS: Record<string, Field[]> = {
   sandbox: [
-    { key: 'image', label: 'Root file system', kind: 'text', placeholder: 'this host, read-only', hint: 'A directory below the server’s images; empty: the system of the host.' },
+    { key: 'image', label: 'Root file system', kind: 'text', placeholder: 'this host, read-only', hint: 'A name among the server’s images.' },
     CPUS, { ...MEMORY, placeholder: 'no limit, e.g. 512M' },
     { key: 'options.network', label: 'Network', kind: 'flag', hint: 'Without it nothing inside reaches any network.' },
     { key: 'options.processes', label: 'Most processes', kind: 'integer', placeholder: 'no limit', more: true },

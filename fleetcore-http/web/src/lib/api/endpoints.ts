@@ -36,7 +36,7 @@ export const machineOf = (name: string) => get<Machine>(`${target(name)}/machine
 export const act = (name: string, action: string, args: Record<string, unknown>) =>
   post<ActionAnswer>(`${target(name)}/actions/${seg(action)}`, { args });
 export const actOnProvider = (name: string, agent: string | null, action: string, args: Record<string, unknown>) =>
-  post<ActionAnswer>(`${V1}/providers/${seg(agent ? `${agent}/${name}` : name)}/actions/${seg(action)}`, { args });
+  post<ActionAnswer>(withQuery(`${V1}/providers/${seg(name)}/actions/${seg(action)}`, { agent }), { args });
 export const targetMetrics = (name: string, query: Query, signal?: AbortSignal) =>
   get<Metrics>(`${target(name)}/metrics`, query, signal);
 

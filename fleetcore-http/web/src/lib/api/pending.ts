@@ -101,30 +101,33 @@ export interface FanoutSpec {
   id?: string;
 }
 
-/** A line of the output of a fan-out's parent. */
+/** A line of the output of a fan-out's parent: of a target, of a provider that failed, or the end. */
 export interface FanoutLine {
-  target: string;
+  target?: string | null;
+  provider?: string | null;
   command?: string | null;
-  state: string;
+  /** Of the command; also `skipped`. */
+  state?: string | null;
   exit?: Command['exit'];
-  error?: string | null;
+  error?: { code?: string; detail?: string; title?: string } | null;
 }
 
 export interface Agent {
   id: string;
-  online?: boolean;
+  /** It was heard of lately. */
+  online: boolean;
+  /** Its link is up now. */
+  connected: boolean;
   version?: string | null;
-  labels?: Record<string, string>;
+  labels: Record<string, string>;
   last_seen?: string | null;
-  connected_at?: string | null;
-  hostname?: string | null;
-  os?: string | null;
-  arch?: string | null;
+  joined_at?: string | null;
+  invited_by?: string | null;
+  /** Commands that run there. */
+  running: number;
+  host?: components['schemas']['Host'] | null;
   load?: Load | null;
 }
-
-/** Payload of the event `agent`. */
-export type AgentEvent = Agent & { gone?: boolean };
 
 export interface JoinCode {
   code: string;
@@ -138,5 +141,8 @@ export type MetricName = 'cpu' | 'memory' | 'swap' | 'load1' | 'disk' | 'net_rx'
 export type Series = [number, number | null][];
 
 export interface Metrics {
+  /** Percent, bytes, load, bytes per second. */
   series: Partial<Record<MetricName, Series>>;
+  /** Null when the host is away. */
+  totals?: { memory_bytes: number; swap_bytes: number; disk_bytes: number } | null;
 }
