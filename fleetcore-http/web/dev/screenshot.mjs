@@ -42,7 +42,7 @@ try {
     if (await create.isVisible()) {
       await create.click();
       await shot('create');
-      await page.getByLabel('Name').fill(`shot-${colorScheme}`);
+      await page.getByLabel('Name', { exact: true }).fill(`shot-${colorScheme}`);
       await page.keyboard.press('Enter');
       await page.getByRole('region', { name: 'Progress' }).getByText('succeeded').waitFor();
       await shot('created');

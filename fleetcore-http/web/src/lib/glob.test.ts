@@ -11,7 +11,7 @@ describe('matcher', () => {
 });
 
 it('finds targets by patterns and labels', () => {
-  const targets = [{ target: 'local', labels: {} }, { target: 's/a', labels: { role: 'web' } }, { target: 's/b', labels: { role: 'db' } }];
+  const targets: { target: string; labels: Record<string, string> }[] = [{ target: 'local', labels: {} }, { target: 's/a', labels: { role: 'web' } }, { target: 's/b', labels: { role: 'db' } }];
   expect(matching(targets, splitPatterns('s/*, local'), {})).toEqual(['local', 's/a', 's/b']);
   expect(matching(targets, ['**'], { role: 'web' })).toEqual(['s/a']);
   expect(matching(targets, [], {})).toEqual([]);
