@@ -203,9 +203,13 @@ describe('agents', () => {
     assert.ok(command.includes(await page.getByTestId('join-code').innerText()));
     if (isMock) return;
     const [, ...args] = command.split(/\s+/);
-    const agent = spawn(binary, [...args, '--id', 'e2e-agent', '--data-dir', path.join(world.data, 'agent')], { stdio: 'ignore' });
+    const agent = spawn(binary, [...args, '--id', 'e2e-agent', '--data-dir', path.join(world.data, 'agent')], { stdio: ['ignore', 'ignore', 'pipe'] });
+    let log = '';
+    agent.stderr.on('data', (text) => (log += text));
     try {
-      await add.getByText('e2e-agent joined').waitFor();
+      await add.getByText('e2e-agent joined').waitFor().catch((error) => {
+        throw new Error(`${error.message}\n${log}`);
+      });
       const there = page.getByRole('row').filter({ hasText: 'e2e-agent' });
       await there.getByText('online').waitFor();
       await there.getByText('site=test').waitFor();

@@ -159,13 +159,26 @@ function onMachine(event: MachineEvent): void {
 
 function onAgent(agent: Agent): void {
   const known = agents.get(agent.id);
-  agents.set(agent.id, agent);
-  if (agent.load) newest.set(agent.id, agent.load);
-  // Its host, and the machines behind it, can be reached or no longer.
-  if (known?.online !== agent.online) {
-    targetsChanged();
-    machinesChanged();
+  if (agent.load) queueLoad({ target: agent.id, load: agent.load });
+  if (known?.online === agent.online && known.connected === agent.connected) {
+    agentQueue.set(agent.id, agent);
+    agentFlush ??= setTimeout(flushAgents, 1_000);
+    return;
   }
+  agentQueue.delete(agent.id);
+  agents.set(agent.id, agent);
+  // Its host, and the machines behind it, can be reached or no longer.
+  targetsChanged();
+  machinesChanged();
+}
+
+/** Heartbeats of thousands change little: they are taken in together. */
+const agentQueue = new Map<string, Agent>();
+let agentFlush: ReturnType<typeof setTimeout> | undefined;
+function flushAgents(): void {
+  agentFlush = undefined;
+  for (const [id, agent] of agentQueue) if (agents.has(id)) agents.set(id, agent);
+  agentQueue.clear();
 }
 
 function replace<T>(map: SvelteMap<string, T>, items: T[], key: (item: T) => string): void {
@@ -185,7 +198,9 @@ function onEvent({ event, data }: SseEvent): void {
   } else if (event === 'agent') {
     onAgent(body as Agent);
   } else if (event === 'agent_removed') {
-    agents.delete((body as { id: string }).id);
+    const { id } = body as { id: string };
+    agents.delete(id);
+    agentQueue.delete(id);
     targetsChanged();
     machinesChanged();
   } else if (event === 'command') {
@@ -296,6 +311,7 @@ export const live = {
     loaded = false;
     for (const map of [targets, sessions, loads, machines, agents, newest, operations]) map.clear();
     loadQueue.clear();
+    agentQueue.clear();
     providers = [];
     hasMachines = hasAgents = false;
   },

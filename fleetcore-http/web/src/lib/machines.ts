@@ -43,7 +43,7 @@ export function merge(
       created_at: it.created_at ?? null,
       reachable: it.state === 'running' && !offline,
       machine: false,
-      host: it.host,
+      host: it.host ?? agents.get(it.target)?.host ?? null,
     });
   }
   for (const it of machines) {
