@@ -24,6 +24,7 @@ let providers = $state.raw<Provider[]>([]);
 let providerFailures = $state.raw<ProviderFailure[]>([]);
 /** Parts an older server does not have. */
 let hasMachines = $state(false);
+let machinesLoaded = $state(false);
 let hasAgents = $state(false);
 const anyListeners = new Set<() => void>();
 const commandListeners = new Set<(command: Command) => void>();
@@ -53,8 +54,10 @@ let reloads = 0;
 async function reload(): Promise<void> {
   const own = ++reloads;
   newer.clear();
+  // A provider that is slow to answer must not hold up the rest.
+  for (const part of [reloadMachines(), reloadAgents(), reloadOperations()]) void part.catch(() => {});
   try {
-    const [all, open] = await Promise.all([api.targets(), api.sessions(), reloadMachines(), reloadAgents(), reloadOperations()]);
+    const [all, open] = await Promise.all([api.targets(), api.sessions()]);
     if (own !== reloads) return;
     replace(targets, all.items, (it) => it.target);
     for (const { target, load } of all.items) if (load) newest.set(target, load);
@@ -75,11 +78,18 @@ async function reloadTargets(): Promise<void> {
 }
 
 async function reloadMachines(): Promise<void> {
-  const found = await optional(api.providers());
-  hasMachines = found !== undefined;
-  if (!found) return;
-  providers = found.items;
-  const list = await optional(api.machines());
+  const asked = [optional(api.providers()), optional(api.machines())] as const;
+  // Each is awaited below; one that fails first is no unhandled failure.
+  void asked[1].catch(() => {});
+  let list;
+  try {
+    const found = await asked[0];
+    hasMachines = found !== undefined;
+    if (found) providers = found.items;
+    list = found && (await asked[1]);
+  } finally {
+    machinesLoaded = true;
+  }
   if (!list) return;
   const fresh = [...machines.values()].filter((it) => newer.has(it.target));
   replace(machines, [...list.items.filter((it) => !newer.has(it.target)), ...fresh], (it) => it.target);
@@ -276,6 +286,10 @@ export const live = {
   get hasMachines(): boolean {
     return hasMachines;
   },
+  /** Providers told what they have: what is in no list is nowhere. */
+  get machinesLoaded(): boolean {
+    return machinesLoaded;
+  },
   get hasAgents(): boolean {
     return hasAgents;
   },
@@ -313,7 +327,7 @@ export const live = {
     loadQueue.clear();
     agentQueue.clear();
     providers = [];
-    hasMachines = hasAgents = false;
+    hasMachines = hasAgents = machinesLoaded = false;
   },
   /** Keeps the load history of a target until the returned function is called. */
   watchLoad(target: string): () => void {
