@@ -78,15 +78,13 @@ async function reloadTargets(): Promise<void> {
 }
 
 async function reloadMachines(): Promise<void> {
-  const asked = [optional(api.providers()), optional(api.machines())] as const;
-  // Each is awaited below; one that fails first is no unhandled failure.
-  void asked[1].catch(() => {});
   let list;
   try {
-    const found = await asked[0];
+    const found = await optional(api.providers());
     hasMachines = found !== undefined;
-    if (found) providers = found.items;
-    list = found && (await asked[1]);
+    if (!found) return;
+    providers = found.items;
+    list = await optional(api.machines());
   } finally {
     machinesLoaded = true;
   }
