@@ -25,7 +25,8 @@ const sessions = new Map();
 const tokens = new Map();
 const audit = [];
 const listeners = new Set();
-const loads = { local: [], 'multipass/dev1': [] };
+const loads = { local: [], 'office-1': [], 'office-2': [], 'sandbox/dev1': [] };
+const BUSY = { local: 24, 'office-1': 48, 'office-2': 9, 'sandbox/dev1': 62 };
 
 class Problem extends Error {
   constructor(status, code, detail, context) {
@@ -59,7 +60,7 @@ class Journal {
   }
 }
 
-const publicCommand = ({ journal, child, attached, ...rest }) => ({ ...rest, output_bytes: journal.end });
+const publicCommand = ({ journal, child, attached, stop, end, say, onend, ...rest }) => ({ ...rest, output_bytes: journal.end });
 const publicSession = ({ journal, child, attached, ...rest }) => ({ ...rest, output_bytes: journal.end, viewers: attached.size });
 
 function inPty(line, size) {
@@ -76,7 +77,7 @@ function createCommand(spec) {
   const display = spec.shell ?? spec.argv.join(' ');
   const it = {
     id: spec.id ?? randomUUID(), target: spec.target, argv: spec.argv ?? null, shell: spec.shell ?? null, display, cwd: spec.cwd ?? null,
-    pty: spec.pty ?? null, actor: 'admin', labels: {}, state: 'running', exit: null, error: null, created_at: now(), started_at: now(),
+    pty: spec.pty ?? null, actor: 'admin', labels: spec.labels ?? {}, state: 'running', exit: null, error: null, created_at: now(), started_at: now(),
     ended_at: null, duration_ms: null, journal: new Journal(), attached: new Set(),
   };
   const started = performance.now();
@@ -97,6 +98,7 @@ function createCommand(spec) {
     Object.assign(it, { exit, state, error: error ?? null, ended_at: now(), duration_ms: performance.now() - started });
     for (const view of it.journal.views) view();
     publish('command', publicCommand(it));
+    it.onend?.();
   };
   it.child.stdout.on('data', (bytes) => it.journal.push(spec.pty ? 2 : 0, bytes));
   it.child.stderr.on('data', (bytes) => it.journal.push(spec.pty ? 2 : 1, bytes));
@@ -146,23 +148,150 @@ const history = (at, i, busy) => ({
 });
 let tick = 150;
 for (let i = 0; i < tick; i++) {
-  loads.local.push(history(Date.now() - (tick - i) * 2000, i, 24));
-  loads['multipass/dev1'].push(history(Date.now() - (tick - i) * 2000, i + 50, 62));
+  for (const [name, list] of Object.entries(loads)) list.push(history(Date.now() - (tick - i) * 2000, i + BUSY[name], BUSY[name]));
 }
 setInterval(() => {
   tick += 1;
   for (const [target, list] of Object.entries(loads)) {
-    const load = history(Date.now(), tick + (target === 'local' ? 0 : 50), target === 'local' ? 24 : 62);
+    const load = history(Date.now(), tick + BUSY[target], BUSY[target]);
     list.push(load);
     list.shift();
     publish('load', { target, load });
   }
 }, 2000);
 
+// ---- machines, agents, fan-out: as much as their screens need ----
+const q = (name, scope, about, args = []) => ({ name, about, scope, changes: false, destroys: false, arguments: args });
+const a = (name, scope, about, args = [], destroys = false) => ({ name, about, scope, changes: true, destroys, arguments: args });
+const arg = (name, kind, required, about) => ({ name, kind, required, about });
+const lifecycle = { create: true, start: true, stop: true, stop_with_suspend: false, delete: true, delete_is_soft: false };
+const providers = [
+  { name: 'sandbox', agent: null, capabilities: lifecycle, actions: [], available: true, reason: null },
+  {
+    name: 'multipass', agent: 'office-1', capabilities: { ...lifecycle, stop_with_suspend: true, delete_is_soft: true }, available: true, reason: null,
+    actions: [
+      q('details', 'either', 'Load, memory, disk, mounts and image'), q('snapshots', 'either', 'Lists snapshots'),
+      q('find', 'provider', 'Lists images to launch from', [arg('query', 'text', false, 'image, alias or remote to look for')]),
+      a('recover', 'machine', 'Takes a deleted machine back'),
+      a('snapshot', 'machine', 'Takes a snapshot of a stopped machine', [arg('name', 'text', false, 'name of the snapshot'), arg('comment', 'text', false, 'comment')]),
+      a('restore', 'machine', 'Puts a stopped machine back into the state of a snapshot', [arg('snapshot', 'text', true, 'name of the snapshot'), arg('destructive', 'flag', false, 'throw the current state away')], true),
+      a('delete_snapshot', 'machine', 'Removes a snapshot for good', [arg('snapshot', 'text', true, 'name of the snapshot')], true),
+      a('set_limits', 'machine', 'Changes what a stopped machine may use', [arg('cpus', 'integer', false, 'number of processors'), arg('memory_bytes', 'integer', false, 'memory in bytes')]),
+      a('mount', 'machine', 'Shows a directory of the host on the machine', [arg('source', 'text', true, 'directory of the host'), arg('uid_maps', 'list', false, 'HOST:GUEST user ids')]),
+    ],
+  },
+  { name: 'multipass', agent: null, capabilities: lifecycle, actions: [], available: false, reason: 'the program multipass is not installed' },
+];
+const machine = (target, state, more = {}) => {
+  const parts = target.split('/');
+  return { target, provider: parts.at(-2), agent: parts.length > 2 ? parts[0] : null, name: parts.at(-1), state, native_state: state, addresses: [], labels: {}, created_at: now(), ...more };
+};
+const machines = new Map([
+  machine('sandbox/dev1', 'running', { labels: { role: 'web', team: 'build' } }), machine('sandbox/dev2', 'stopped', { labels: { role: 'web' } }),
+  machine('office-1/multipass/builder', 'running', { addresses: ['10.24.3.8', 'fd42::8'], labels: { role: 'ci' } }),
+  machine('office-1/multipass/old', 'suspended'), machine('office-1/multipass/gone', 'deleted'),
+].map((it) => [it.target, it]));
+const snapshots = [{ machine: 'builder', name: 'snapshot1', comment: 'before the upgrade', created_at: now() }];
+const agents = new Map(['office-1', 'office-2', 'attic'].map((id, i) => [id, {
+  id, online: id !== 'attic', connected: id !== 'attic', version: i === 2 ? '0.0.9' : '0.1.0-mock', labels: { site: id.split('-')[0] }, last_seen: new Date(Date.now() - i * 3_400_000).toISOString(),
+  joined_at: now(), invited_by: 'admin', running: i, host: { hostname: `${id}.lan`, os: 'Debian 12', kernel: '6', arch: 'x86_64', cpus: 2, memory_bytes: 2 ** 34, uptime_s: 1 },
+}]));
+const users = new Map([['admin', { name: 'admin', role: 'admin', disabled: false, created_at: now() }]]);
+
+/** A command that only waits and says what it does. */
+function work(target, name, lines, done, id = randomUUID(), labels = {}) {
+  const it = {
+    id, target, argv: null, shell: null, display: name, cwd: null, pty: null, actor: 'admin', labels, state: 'running', exit: null, error: null,
+    created_at: now(), started_at: now(), ended_at: null, duration_ms: null, journal: new Journal(), attached: new Set(), child: { stdin: { write() {} } },
+  };
+  const started = performance.now();
+  commands.set(id, it);
+  it.end = (code) => {
+    if (it.exit) return;
+    Object.assign(it, { exit: { code, signal: null, reason: code === null ? 'requested' : null, leaked: false }, state: code === 0 ? 'succeeded' : code === null ? 'cancelled' : 'failed', ended_at: now(), duration_ms: performance.now() - started });
+    for (const view of it.journal.views) view();
+    publish('command', publicCommand(it));
+  };
+  it.stop = () => it.end(null);
+  it.say = (line) => it.journal.push(3, Buffer.from(`${line}\n`));
+  publish('command', publicCommand(it));
+  if (lines) {
+    lines.forEach((line, i) => setTimeout(() => it.exit ?? it.say(line), 300 * i));
+    setTimeout(() => { if (!it.exit) { done?.(); it.end(0); } }, 300 * lines.length);
+  }
+  return it;
+}
+const setMachine = (it, state) => {
+  Object.assign(it, { state, native_state: state });
+  publish('machine', it);
+};
+
+function create(spec) {
+  const target = [spec.agent, spec.provider, spec.name].filter(Boolean).join('/');
+  if (machines.has(target)) throw new Problem(409, 'already_exists', `${target} is there already`, { field: 'name' });
+  const it = machine(target, 'pending', { labels: spec.labels ?? {} });
+  machines.set(target, it);
+  publish('machine', it);
+  note('machine.create', target, 'ok', null);
+  return work(target, 'create', ['Preparing the directory tree', 'Starting the system', 'Waiting until it answers'], () => setMachine(it, 'running'), spec.id);
+}
+
+function lifecycleOf(target, action, input) {
+  const it = known(machines, target);
+  note(`machine.${action}`, target, 'ok', null);
+  if (action === 'start') return work(target, 'start', ['Starting'], () => setMachine(it, 'running'));
+  if (action === 'stop') return work(target, 'stop', ['Stopping'], () => setMachine(it, input.mode === 'suspend' ? 'suspended' : 'stopped'));
+  return work(target, 'delete', ['Deleting'], () => {
+    machines.delete(target);
+    publish('machine', { target, gone: true });
+  });
+}
+
+function act(target, name) {
+  if (name === 'snapshots') return { result: snapshots.filter((it) => target.endsWith(it.machine)) };
+  if (name === 'find') return { result: [{ image: '24.04', aliases: ['noble', 'lts'], os: 'Ubuntu', size_bytes: 623_000_000 }, { image: '22.04', aliases: ['jammy'], os: 'Ubuntu', size_bytes: 580_000_000 }] };
+  if (name === 'details') return { result: { image: 'Ubuntu 24.04 LTS', cpus: 2, memory_used_bytes: 812_000_000, mounts: {} } };
+  if (name === 'snapshot') snapshots.push({ machine: target.split('/').at(-1), name: `snapshot${snapshots.length + 1}`, comment: '', created_at: now() });
+  return work(target, name, ['Working', 'Done'], null);
+}
+
+function fanout(spec) {
+  const matches = (name) => spec.targets.some((it) => new RegExp(`^${it.replaceAll('**', '.+').replaceAll('*', '[^/]*')}$`).test(name));
+  const hit = targetNames().filter(matches);
+  const parent = work('local', `fan-out: ${spec.command.shell ?? spec.command.argv.join(' ')}`, null, null, spec.id, { 'fleetcore/fanout': 'parent' });
+  const left = new Set(hit);
+  let failed = 0;
+  for (const target of hit) {
+    const child = createCommand({ ...spec.command, target, labels: { 'fleetcore/parent': parent.id } });
+    child.onend = () => {
+      parent.say(JSON.stringify({ target, command: child.id, state: child.state, exit: child.exit }));
+      left.delete(target);
+      if (child.state !== 'succeeded') failed += 1;
+      if (left.size === 0) parent.end(failed ? 1 : 0);
+    };
+  }
+  if (hit.length === 0) parent.end(1);
+  return parent;
+}
+
+function metrics(url) {
+  const [from, to] = ['from', 'to'].map((it) => Date.parse(url.searchParams.get(it)) / 1000);
+  const step = Number(url.searchParams.get('step'));
+  const line = (value) => Array.from({ length: Math.floor((to - from) / step) }, (_, i) => [from + i * step, value(i)]);
+  return {
+    series: {
+      cpu: line((i) => 30 + 20 * Math.sin(i / 15) + (i % 29)), memory: line((i) => (5 + 0.6 * Math.sin(i / 40)) * 2 ** 30), swap: line(() => 2 ** 28), load1: line((i) => 1 + Math.sin(i / 20)),
+      disk: line((i) => (170 + i / 100) * 2 ** 30), net_rx: line((i) => 90_000 + 60_000 * Math.sin(i / 9)), net_tx: line((i) => 20_000 + 9_000 * Math.sin(i / 7)),
+    },
+    totals: { memory_bytes: 2 ** 34, swap_bytes: 2 ** 31, disk_bytes: 220 * 2 ** 30 },
+  };
+}
+
+const targetNames = () => ['local', ...[...agents.values()].filter((it) => it.online).map((it) => it.id), ...[...machines.values()].filter((it) => it.state === 'running').map((it) => it.target)];
 const targetOf = (name) => ({
-  target: name, provider: name.split('/')[0], state: 'running', native_state: '', addresses: [name === 'local' ? '127.0.0.1' : '10.24.3.8'],
-  labels: name === 'local' ? {} : { team: 'build' }, created_at: null, capabilities: { pty: true, stdin: true, actions: [] },
-  host: { hostname: name === 'local' ? os.hostname() : 'dev1', os: 'Debian 12', kernel: os.release(), arch: 'x86_64', cpus: 2, memory_bytes: os.totalmem(), uptime_s: 93_211 },
+  target: name, provider: machines.get(name)?.provider ?? (name === 'local' ? 'local' : 'agent'), state: 'running', native_state: '', addresses: machines.get(name)?.addresses ?? (name === 'local' ? ['127.0.0.1'] : ['10.24.3.8']),
+  labels: machines.get(name)?.labels ?? agents.get(name)?.labels ?? {}, created_at: null, capabilities: { pty: true, stdin: true, actions: [] },
+  host: machines.has(name) ? null : { hostname: name === 'local' ? os.hostname() : `${name}.lan`, os: 'Debian 12', kernel: os.release(), arch: 'x86_64', cpus: 2, memory_bytes: os.totalmem(), uptime_s: 93_211 },
   load: loads[name]?.at(-1) ?? null,
 });
 
@@ -217,7 +346,41 @@ async function api(request, response, url) {
   if (!loggedIn(request)) throw new Problem(401, 'unauthenticated', 'log in first');
   if (kind === 'logout') return void logins.delete(loginOf(request));
   if (kind === 'me') return who;
-  if (kind === 'targets' && !id) return { items: Object.keys(loads).map(targetOf) };
+  if (kind === 'targets' && !id) return { items: targetNames().map(targetOf) };
+  if (kind === 'providers' && !id) return { items: providers };
+  if (kind === 'providers') return act(id, rest);
+  if (kind === 'machines' && method === 'POST') return publicCommand(create(await json()));
+  if (kind === 'machines') return { items: [...machines.values()], errors: [{ provider: 'multipass', agent: 'office-2', problem: { title: 'The daemon does not answer', code: 'unreachable' } }] };
+  if (kind === 'targets' && ['start', 'stop', 'delete'].includes(action)) return publicCommand(lifecycleOf(id, action, await json()));
+  if (kind === 'targets' && action === 'actions') {
+    const answer = act(id, rest);
+    return 'result' in answer ? answer : publicCommand(answer);
+  }
+  if (kind === 'targets' && action === 'metrics') return metrics(url);
+  if (kind === 'fanout') return publicCommand(fanout(await json()));
+  if (kind === 'agents' && id === 'join-codes') {
+    const { expires_in_s } = await json();
+    const code = 'K7QM-2XHD-9RTF';
+    return { code, expires_at: new Date(Date.now() + expires_in_s * 1000).toISOString(), command: `fleetcore agent --server http://${request.headers.host} --join ${code}` };
+  }
+  if (kind === 'agents' && action === 'metrics') return metrics(url);
+  if (kind === 'agents' && method === 'DELETE') {
+    agents.delete(id);
+    publish('agent_removed', { id });
+    return undefined;
+  }
+  if (kind === 'agents') return { items: [...agents.values()] };
+  if (kind === 'users' && method === 'POST') {
+    const { password: _, ...user } = await json();
+    users.set(user.name, { ...user, disabled: false, created_at: now() });
+    return users.get(user.name);
+  }
+  if (kind === 'users' && method === 'PATCH') {
+    const { password: _, ...change } = await json();
+    return Object.assign(known(users, id), change);
+  }
+  if (kind === 'users' && method === 'DELETE') return void users.delete(id);
+  if (kind === 'users') return { items: [...users.values()] };
   if (kind === 'targets' && action === 'load') return { items: loads[id] ?? [] };
   if (kind === 'targets' && action === 'files') return files(request, url, rest);
   if (kind === 'commands' && !id && method === 'POST') return publicCommand(createCommand(await json()));
@@ -225,8 +388,10 @@ async function api(request, response, url) {
     const states = url.searchParams.getAll('state');
     const search = url.searchParams.get('search') ?? '';
     const target = url.searchParams.get('target');
+    const [label, value] = (url.searchParams.get('label') ?? '').split('=');
     const items = [...commands.values()].reverse().map(publicCommand)
-      .filter((it) => (!states.length || states.includes(it.state)) && it.display.includes(search) && (!target || it.target === target));
+      .filter((it) => (!states.length || states.includes(it.state)) && it.display.includes(search) && (!target || it.target === target) && (!label || it.labels[label] === value))
+      .slice(0, Number(url.searchParams.get('limit') ?? 100));
     return { items, next: null };
   }
   if (kind === 'commands') {
@@ -267,6 +432,22 @@ function events(response) {
   response.on('close', () => listeners.delete(listener));
 }
 
+function outputEvents(response, it) {
+  response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-store' });
+  let sent = 0;
+  const view = () => {
+    for (; sent < it.journal.chunks.length; sent++) {
+      const { offset, bytes } = it.journal.chunks[sent];
+      response.write(`event: output\nid: ${offset + bytes.length}\ndata: ${JSON.stringify({ offset, channel: 'log', text: bytes.toString() })}\n\n`);
+    }
+    if (it.exit) response.end(`event: exit\ndata: ${JSON.stringify({ ...it.exit, state: it.state })}\n\n`);
+  };
+  response.write(': hello\n\n');
+  it.journal.views.add(view);
+  response.on('close', () => it.journal.views.delete(view));
+  view();
+}
+
 function asset(response, pathname) {
   const types = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' };
   let file = path.join(dist, pathname);
@@ -280,6 +461,7 @@ const server = http.createServer(async (request, response) => {
   try {
     if (!url.pathname.startsWith('/api/')) return asset(response, url.pathname);
     if (url.pathname === '/api/v1/events' && loggedIn(request)) return events(response);
+    if (/event-stream/.test(request.headers.accept ?? '') && loggedIn(request)) return outputEvents(response, known(commands, url.pathname.split('/')[4]));
     const answer = await api(request, response, url);
     if (answer === undefined) return response.writeHead(204).end();
     if (Buffer.isBuffer(answer)) return response.writeHead(200, { 'content-type': 'application/octet-stream' }).end(answer);
@@ -345,7 +527,7 @@ function attach(ws, it, url) {
 for (const signal of ['SIGTERM', 'SIGINT']) {
   process.on(signal, () => {
     for (const it of [...sessions.values(), ...commands.values()]) {
-      try { process.kill(-it.child.pid, 'SIGKILL'); } catch { /* It is gone. */ }
+      try { if (it.child.pid) process.kill(-it.child.pid, 'SIGKILL'); } catch { /* It is gone. */ }
     }
     process.exit(0);
   });

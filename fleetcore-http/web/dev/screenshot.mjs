@@ -28,9 +28,50 @@ try {
     await page.getByLabel('Password').fill(PASSWORD);
     await shot('login');
     await page.keyboard.press('Enter');
-    await page.getByRole('article').first().waitFor();
+    await page.getByRole('heading', { name: 'Machines' }).waitFor();
+    await page.getByRole('link', { name: 'local' }).first().waitFor();
     await pause(5000);
-    await shot('targets');
+    await shot('machines');
+    await page.goto('/machines/local');
+    await page.getByRole('region', { name: 'Facts' }).waitFor();
+    await pause(1500);
+    await shot('machine');
+    await page.goto('/machines');
+    const create = page.getByRole('button', { name: 'Create', exact: true });
+    await page.getByRole('link', { name: 'local' }).first().waitFor();
+    if (await create.isVisible()) {
+      await create.click();
+      await shot('create');
+      await page.getByLabel('Name', { exact: true }).fill(`shot-${colorScheme}`);
+      await page.keyboard.press('Enter');
+      await page.getByRole('region', { name: 'Progress' }).getByText('succeeded').waitFor();
+      await shot('created');
+      await page.keyboard.press('Escape');
+      await page.getByRole('checkbox', { name: 'Select all' }).check();
+      await shot('bulk');
+      await page.goto('/fanout');
+      await page.getByLabel('On which machines').fill('*');
+      await page.getByLabel('Command', { exact: true }).fill('uname -sr; nproc; [ $(( $$ % 3 )) -gt 0 ]');
+      await shot('fanout');
+      await page.keyboard.press('Enter');
+      await page.waitForURL('**/fanout/*');
+      await page.getByRole('group', { name: 'Targets' }).getByRole('button').nth(1).click();
+      await shot('fanout-run');
+    }
+    if (await page.getByRole('link', { name: 'Agents' }).isVisible()) {
+      await page.goto('/agents');
+      await page.getByRole('heading', { name: 'Agents' }).waitFor();
+      await pause(500);
+      const add = page.getByRole('button', { name: 'Add a machine' });
+      if ((await add.getAttribute('aria-expanded')) === 'false') await add.click();
+      await page.getByRole('button', { name: 'Make a join code' }).click();
+      const plots = page.getByRole('button', { name: 'Plots' }).first();
+      if (await plots.isVisible()) await plots.click();
+      await shot('agents');
+    }
+    await page.goto('/users');
+    await page.getByRole('table').waitFor();
+    await shot('users');
     await page.goto('/run');
     await page.getByRole('textbox', { name: 'Command' }).fill('ls -la --color=always / | head -25; uname -a; exit 3');
     await page.keyboard.press('Enter');
@@ -41,7 +82,7 @@ try {
     await page.goto('/history');
     await page.getByRole('table').waitFor();
     await shot('history');
-    await page.goto('/targets');
+    await page.goto('/machines');
     await page.getByRole('button', { name: 'Terminal' }).first().click();
     await page.waitForURL('**/terminals');
     await pause(1000);

@@ -7,5 +7,6 @@ if (reason) {
   console.log(`\n*** BROWSER END-TO-END TESTS SKIPPED: ${reason} ***\n`);
   process.exit(0);
 }
-const { status } = spawnSync(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=1', `${import.meta.dirname}/ui.test.mjs`], { stdio: 'inherit' });
+const { status } = spawnSync(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=1', ...process.argv.slice(2).filter((it) => it.startsWith('--')),
+  `${import.meta.dirname}/ui.test.mjs`, `${import.meta.dirname}/machines.test.mjs`], { stdio: 'inherit' });
 process.exit(status ?? 1);

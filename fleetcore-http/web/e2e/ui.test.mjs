@@ -3,91 +3,9 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
-import { after, before, describe, it } from 'node:test';
-import { startRelay } from './flaky-link.mjs';
-import { isMock, PASSWORD, startBrowser, startServer, tempDir } from './harness.mjs';
-
-const WAIT = { timeout: 20_000 };
-let data;
-let server;
-let relay;
-let browser;
-let cookies;
-
-before(async () => {
-  data = tempDir();
-  server = await startServer(path.join(data, 'server'));
-  relay = await startRelay(server.address);
-  browser = await startBrowser();
-  // One login for all: the server limits how often an address may try.
-  const context = await browser.newContext({ baseURL: relay.address });
-  await logIn(await context.newPage());
-  cookies = await context.storageState();
-  await context.close();
-});
-after(async () => {
-  await browser?.close();
-  await relay?.stop();
-  await server?.stop();
-  fs.rmSync(data, { recursive: true, force: true });
-});
-
-/** Runs `body` in a fresh browser profile and fails on anything the console complains about. */
-function ui(name, body, { login = true, expectErrors = false, skip = false } = {}) {
-  it(name, { timeout: 120_000, skip }, async () => {
-    const context = await browser.newContext({ baseURL: relay.address, storageState: login ? cookies : undefined, viewport: { width: 1280, height: 800 } });
-    const page = await context.newPage();
-    page.setDefaultTimeout(WAIT.timeout);
-    const complaints = [];
-    page.on('pageerror', (error) => complaints.push(error.stack ?? error.message));
-    page.on('console', (message) => {
-      if (message.type() === 'error' && !/status of 401/.test(message.text())) complaints.push(message.text());
-    });
-    page.on('request', (request) => {
-      const { origin, protocol } = new URL(request.url());
-      if (origin !== relay.address && protocol !== 'blob:') complaints.push(`request to ${request.url()}`);
-    });
-    try {
-      if (login) await page.goto('/targets');
-      await body(page, context);
-      if (!expectErrors) assert.deepEqual(complaints, []);
-    } catch (error) {
-      const shots = path.join(import.meta.dirname, '..', 'test-results');
-      fs.mkdirSync(shots, { recursive: true });
-      await page.screenshot({ path: path.join(shots, `${name.replaceAll(/\W+/g, '-')}.png`) }).catch(() => {});
-      throw error;
-    } finally {
-      await context.close();
-    }
-  });
-}
-
-async function logIn(page, at = '/targets') {
-  await page.goto(at);
-  await page.getByLabel('Password').fill(PASSWORD);
-  await page.keyboard.press('Enter');
-  await page.getByRole('navigation', { name: 'Main' }).waitFor();
-}
-
-/** The text of the visible terminal (WebGL is off, so it is in the page). */
-const screen = (page) => page.locator('.xterm-rows:visible').first();
-const sees = (page, text) => screen(page).getByText(text).first().waitFor();
-
-async function run(page, line, { shell = true } = {}) {
-  await page.getByLabel('Through a shell').setChecked(shell);
-  await page.getByRole('textbox', { name: 'Command' }).fill(line);
-  await page.keyboard.press('Enter');
-  const view = page.getByRole('region', { name: /^Command / });
-  await view.waitFor();
-  return view;
-}
-
-async function openTerminal(page) {
-  await page.goto('/targets');
-  await page.getByRole('article', { name: 'Target local' }).getByRole('button', { name: 'Terminal' }).click();
-  await page.waitForURL('**/terminals');
-  await sees(page, /[$#]/);
-}
+import { describe } from 'node:test';
+import { isMock, PASSWORD, startServer } from './harness.mjs';
+import { logIn, openTerminal, row, run, screen, sees, ui, violations, WAIT, world } from './setup.mjs';
 
 describe('login', () => {
   ui('refuses a wrong password and takes the right one to the page asked for', async (page) => {
@@ -112,28 +30,42 @@ describe('login', () => {
     await page.waitForURL('**/audit');
     await page.getByRole('button', { name: /Log out/ }).click();
     await page.waitForURL('**/login');
-    await page.goto('/targets');
+    await page.goto('/machines');
     await page.waitForURL('**/login?next=**');
   }, { login: false });
 });
 
-describe('targets', () => {
-  ui('shows the machine with its load, drawn live', async (page) => {
+describe('machines', () => {
+  ui('shows this host with its load, drawn live, as a card and in the list', async (page) => {
+    await page.getByRole('button', { name: 'As cards' }).click();
     const card = page.getByRole('article', { name: 'Target local' });
     await card.getByText('running').waitFor();
     for (const label of ['CPU', 'Memory', 'Disk']) await card.getByRole('meter', { name: label }).waitFor();
     await card.locator('canvas').waitFor();
-    const shown = () => card.locator('.numbers').innerText();
-    const first = await shown();
+    const first = await card.locator('.numbers').innerText();
     await page.waitForFunction(
       ([text]) => document.querySelector('.numbers')?.innerText.trim() !== text, [first.trim()], WAIT);
+    await page.getByRole('button', { name: 'As a list' }).click();
+    await row(page, 'local').getByText(/CPU/).waitFor();
+    await page.getByRole('link', { name: 'local', exact: true }).click();
+    await page.getByRole('region', { name: 'Facts' }).getByText('Processors').waitFor();
+  });
+
+  ui('filters as one types, and keeps the filter in the address', async (page) => {
+    await row(page, 'local').waitFor();
+    await page.keyboard.press('/');
+    await page.keyboard.type('no-such-machine');
+    await page.getByText('Nothing matches the filter').waitFor();
+    assert.match(page.url(), /q=no-such-machine/);
+    await page.getByRole('button', { name: 'Clear the filter' }).click();
+    await row(page, 'local').waitFor();
   });
 });
 
 describe('run', () => {
   ui('streams output as it comes, with colour, then the exit code', async (page) => {
     await page.goto('/run');
-    const flag = path.join(data, 'go-on');
+    const flag = path.join(world.data, 'go-on');
     const view = await run(page, `printf '\\033[31mred\\033[0m first\\n'; while [ ! -e ${flag} ]; do sleep 0.05; done; echo second; exit 7`);
     await sees(page, 'first');
     await view.getByText('running').waitFor();
@@ -250,9 +182,9 @@ describe('terminals', () => {
     await openTerminal(page);
     await page.keyboard.type('for i in $(seq 1 40); do echo "line-$i-"; sleep 0.1; done; echo all-$((0+0))-done\n');
     await sees(page, 'line-3-');
-    relay.cut();
+    world.relay.cut();
     await page.getByText('Connection lost').waitFor();
-    relay.mend();
+    world.relay.mend();
     await page.getByRole('button', { name: 'Try now' }).click({ timeout: 2_000 }).catch(() => {});
     await sees(page, 'all-0-done');
     const text = await screen(page).innerText();
@@ -303,24 +235,78 @@ describe('terminals', () => {
 
 describe('files', () => {
   ui('uploads, renames, and deletes', async (page) => {
-    const dir = path.join(data, 'files');
+    const dir = path.join(world.data, 'files');
     fs.mkdirSync(dir);
     await page.goto(`/files?target=local&path=${encodeURIComponent(dir)}`);
     await page.getByText('Empty folder').waitFor();
     const content = Buffer.from('content \xff', 'latin1');
     await page.getByLabel('Files to upload').setInputFiles({ name: 'a b.txt', mimeType: 'text/plain', buffer: content });
-    await page.getByRole('link', { name: 'a b.txt', exact: true }).waitFor();
+    await page.getByRole('button', { name: 'a b.txt', exact: true }).waitFor();
     assert.deepEqual(fs.readFileSync(path.join(dir, 'a b.txt')), content);
     await page.getByRole('button', { name: 'Rename a b.txt' }).click();
     await page.getByRole('dialog').getByRole('textbox').fill('c.txt');
     await page.keyboard.press('Enter');
-    await page.getByRole('link', { name: 'c.txt', exact: true }).waitFor();
-    const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('link', { name: 'c.txt', exact: true }).click()]);
+    await page.getByRole('button', { name: 'c.txt', exact: true }).waitFor();
+    const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('link', { name: 'Download c.txt' }).click()]);
     assert.deepEqual(fs.readFileSync(await download.path()), content);
     await page.getByRole('button', { name: 'Delete c.txt' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
     await page.getByText('Empty folder').waitFor();
     assert.deepEqual(fs.readdirSync(dir), []);
+  });
+});
+
+describe('files by hand', () => {
+  ui('opens text, and takes what is dropped, folders too', async (page) => {
+    const dir = path.join(world.data, 'dropped');
+    fs.mkdirSync(dir);
+    fs.writeFileSync(path.join(dir, 'notes.txt'), 'first line\nsecond line\n');
+    await page.goto(`/files?target=local&path=${encodeURIComponent(dir)}`);
+    await page.getByRole('button', { name: 'notes.txt', exact: true }).click();
+    await page.getByRole('dialog', { name: 'notes.txt' }).getByText('second line').waitFor();
+    await page.keyboard.press('Escape');
+    await page.evaluate(() => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File(['dropped content'], 'dropped.txt'));
+      document.querySelector('.page').dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    });
+    await page.getByRole('button', { name: 'dropped.txt', exact: true }).waitFor();
+    assert.equal(fs.readFileSync(path.join(dir, 'dropped.txt'), 'utf8'), 'dropped content');
+  });
+});
+
+describe('users', () => {
+  ui('makes one, changes it, and deletes it', async (page) => {
+    await page.goto('/users');
+    await page.getByRole('button', { name: 'New user' }).click();
+    await page.getByLabel('Name').fill('mallory');
+    await page.getByRole('dialog').getByText('viewer').click();
+    await page.getByLabel('Password, at least 12 characters').fill('a long password');
+    await page.getByRole('button', { name: 'Create user' }).click();
+    const mallory = page.getByRole('row').filter({ hasText: 'mallory' });
+    await mallory.waitFor();
+    await page.getByLabel('Role of mallory').selectOption('operator');
+    await mallory.getByText('also runs commands').waitFor();
+    await page.getByRole('button', { name: 'Disable mallory' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Disable' }).click();
+    await mallory.getByText('disabled').waitFor();
+    await page.reload();
+    await mallory.getByText('disabled').waitFor();
+    assert.equal(await page.getByLabel('Role of mallory').inputValue(), 'operator');
+    await page.getByRole('button', { name: 'Delete mallory' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+    await mallory.waitFor({ state: 'detached' });
+  });
+});
+
+describe('audit', () => {
+  ui('shows what happens elsewhere without a reload', async (page, context) => {
+    await page.goto('/audit');
+    await page.getByRole('table').waitFor();
+    const before = await page.getByRole('row').filter({ hasText: 'session.create' }).count();
+    const other = await context.newPage();
+    await openTerminal(other);
+    await page.waitForFunction((n) => [...document.querySelectorAll('tr')].filter((it) => it.innerText.includes('session.create')).length > n, before, WAIT);
   });
 });
 
@@ -330,7 +316,7 @@ describe('tokens', () => {
     await page.getByLabel('Name').fill('e2e');
     await page.getByRole('button', { name: 'Create token' }).click();
     const secret = await page.getByText(/^fct_/).innerText();
-    const status = async () => (await fetch(`${server.address}/api/v1/targets`, { headers: { authorization: `Bearer ${secret}` } })).status;
+    const status = async () => (await fetch(`${world.server.address}/api/v1/targets`, { headers: { authorization: `Bearer ${secret}` } })).status;
     assert.equal(await status(), 200);
     await page.reload();
     await page.getByRole('button', { name: 'Revoke e2e' }).waitFor();
@@ -344,7 +330,7 @@ describe('tokens', () => {
 
 describe('keyboard and looks', () => {
   ui('is driven by keys alone', async (page) => {
-    await page.getByRole('article').first().waitFor();
+    await row(page, 'local').waitFor();
     await page.keyboard.press('?');
     await page.getByRole('dialog', { name: 'Keyboard' }).waitFor();
     await page.keyboard.press('Escape');
@@ -377,9 +363,9 @@ describe('a server that is killed', () => {
     const view = await run(page, `echo ${marker}; sleep 1000`);
     await sees(page, marker);
     await view.getByText('running').waitFor();
-    await server.stop('SIGKILL');
+    await world.server.stop('SIGKILL');
     await page.getByText('No live updates').waitFor();
-    server = await startServer(path.join(data, 'server'), Number(new URL(server.address).port));
+    world.server = await startServer(path.join(world.data, 'server'), Number(new URL(world.server.address).port));
     await page.goto(`/history?search=${marker}`);
     const row = page.getByRole('row').filter({ hasText: marker });
     await row.getByText('lost').waitFor();
@@ -390,7 +376,6 @@ describe('a server that is killed', () => {
 });
 
 describe('accessibility', () => {
-  const axe = fs.readFileSync(new URL('../node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
   for (const colorScheme of ['light', 'dark']) {
     ui(`has no violation axe finds, ${colorScheme}`, async (page) => {
       await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
@@ -398,13 +383,9 @@ describe('accessibility', () => {
       const view = await run(page, 'echo for-axe');
       await view.getByText('succeeded').waitFor();
       const found = [];
-      const check = async (at) => {
-        await page.evaluate(axe);
-        const { violations } = await page.evaluate(() => globalThis.axe.run({ exclude: ['.xterm'] }));
-        for (const { id, nodes } of violations) found.push(`${at}: ${id}: ${nodes.map((it) => it.html.slice(0, 160)).join(' | ')}`);
-      };
+      const check = async (at) => found.push(...(await violations(page, at)));
       await check('/run');
-      for (const at of ['/targets', '/history', '/tokens', '/audit', '/files?target=local&path=/etc', '/terminals']) {
+      for (const at of ['/machines', '/machines/local', '/history', '/tokens', '/users', '/audit', '/files?target=local&path=/etc', '/terminals']) {
         await page.goto(at);
         await page.getByRole('heading', { level: 1 }).waitFor();
         await page.waitForFunction(() => !document.querySelector('.busy, .progress'));

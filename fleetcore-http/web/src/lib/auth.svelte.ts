@@ -59,9 +59,9 @@ export const auth = {
   },
   async login(user: string, password: string): Promise<void> {
     enter(await api.login(user, password));
-    const next = route.query.get('next') ?? '/targets';
+    const next = route.query.get('next') ?? '/machines';
     // Only ever a path of this site, never `//elsewhere`.
-    go(/^\/(?![/\\])/.test(next) && !next.startsWith('/login') ? next : '/targets', true);
+    go(/^\/(?![/\\])/.test(next) && !next.startsWith('/login') ? next : '/machines', true);
   },
   async logout(): Promise<void> {
     await api.logout().catch(() => {});

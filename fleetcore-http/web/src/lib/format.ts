@@ -70,3 +70,15 @@ export function parentOf(path: string): string {
 }
 
 export const joinPath = (dir: string, name: string): string => `${dir.replace(/\/+$/, '')}/${name}`;
+
+/** `just now`, `5 min ago`; for places where the exact time is in the title. */
+export function ago(at: string | null | undefined, now: number = Date.now()): string {
+  if (!at) return 'never';
+  const s = (now - Date.parse(at)) / 1000;
+  if (!Number.isFinite(s)) return '–';
+  if (s < 10) return 'just now';
+  if (s < 60) return `${Math.floor(s)} s ago`;
+  if (s < 3600) return `${Math.floor(s / 60)} min ago`;
+  if (s < 172_800) return `${Math.floor(s / 3600)} h ago`;
+  return `${Math.floor(s / 86_400)} d ago`;
+}

@@ -13,9 +13,9 @@ export const route = {
   get path(): string {
     return path;
   },
-  /** First segment, the page: `targets` when there is none. */
+  /** First segment, the page: `machines` when there is none. */
   get page(): string {
-    return path.split('/')[1] || 'targets';
+    return path.split('/')[1] || 'machines';
   },
   /** Decoded second segment, the thing shown, if any. */
   get id(): string | undefined {

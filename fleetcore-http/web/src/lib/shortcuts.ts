@@ -2,7 +2,9 @@
 export const SHORTCUTS: readonly { keys: string; what: string; where: string }[] = [
   { keys: 'Ctrl K / ⌘ K', what: 'Command palette (Ctrl Shift K inside a terminal)', where: 'Everywhere' },
   { keys: '?', what: 'This help', where: 'Everywhere' },
-  { keys: 'g then t, r, h, f, e', what: 'Go to targets, run, history, files, terminals', where: 'Everywhere' },
+  { keys: 'g then m, r, h, f, e', what: 'Go to machines, run, history, files, terminals', where: 'Everywhere' },
+  { keys: 'g then n, o, a, s, u', what: 'Go to agents, run on many, account, users, audit', where: 'Everywhere' },
+  { keys: '↑ ↓ ← →', what: 'Walk the rows of machines, the cells of a grid', where: 'Machines, run on many' },
   { keys: '/', what: 'Go to the filter or search field', where: 'Everywhere' },
   { keys: 'Alt 1 … Alt 9', what: 'Terminal tab 1 … 9', where: 'Everywhere' },
   { keys: 'Alt Shift N', what: 'New terminal on the same target', where: 'Terminals' },

@@ -154,8 +154,3 @@ export function saveFile(name: string, type: string, content: string): void {
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
-
-export async function copyText(text: string): Promise<void> {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  throw new Error('The browser lets pages use the clipboard only over https or on localhost.');
-}

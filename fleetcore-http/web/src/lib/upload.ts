@@ -28,3 +28,35 @@ export function uploadFile(
   request.send(file);
   return { done, stop: () => request.abort() };
 }
+
+/** A file to upload and where, below the folder shown. */
+export interface Dropped {
+  file: File;
+  path: string;
+}
+
+/** What was dropped, folders with all in them. Reads the entries at once: they are gone after the event. */
+export async function dropped(transfer: DataTransfer): Promise<Dropped[]> {
+  const entries = [...transfer.items].map((it) => it.webkitGetAsEntry?.());
+  const files = [...transfer.files];
+  if (!entries.some((it) => it?.isDirectory)) return files.map((file) => ({ file, path: file.name }));
+  const found: Dropped[] = [];
+  for (const entry of entries) if (entry) await walk(entry, '', found);
+  return found;
+}
+
+async function walk(entry: FileSystemEntry, parent: string, found: Dropped[]): Promise<void> {
+  const path = parent ? `${parent}/${entry.name}` : entry.name;
+  if (entry.isFile) {
+    const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject));
+    found.push({ file, path });
+    return;
+  }
+  const reader = (entry as FileSystemDirectoryEntry).createReader();
+  for (;;) {
+    // It answers in parts; an empty one is the end.
+    const part = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
+    if (part.length === 0) return;
+    for (const it of part) await walk(it, path, found);
+  }
+}

@@ -108,3 +108,4 @@ async function withBody<T>(method: string, path: string, body?: unknown): Promis
 
 export const post = <T = void>(path: string, body?: unknown): Promise<T> => withBody<T>('POST', path, body);
 export const del = <T = void>(path: string): Promise<T> => withBody<T>('DELETE', path);
+export const patch = <T = void>(path: string, body?: unknown): Promise<T> => withBody<T>('PATCH', path, body);

@@ -22,6 +22,7 @@ export type LoadEvent = Schemas['LoadEvent'];
 export type NewToken = Schemas['NewToken'];
 export type Problem = Schemas['Problem'];
 export type PtySize = Schemas['Size'];
+export type Role = Schemas['Role'];
 export type Scope = Schemas['Scope'];
 export type Session = Schemas['Session'];
 export type SessionClosed = Schemas['SessionClosed'];
@@ -29,6 +30,9 @@ export type SessionSpec = Pick<Schemas['CreateSession'], 'target' | 'cols' | 'ro
 export type SignalName = Schemas['Signal'];
 export type Target = Schemas['Target'];
 export type Token = Schemas['Token'];
+export type User = Schemas['User'];
+export type UserChange = Schemas['ChangeUser'];
+export type NewUser = Schemas['CreateUser'];
 
 export interface Items<T> {
   items: T[];
