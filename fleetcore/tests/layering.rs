@@ -111,8 +111,10 @@ fn is_test(path: &Path) -> bool {
 /// The code without comments, strings and the test module at the end; line breaks stay, so that lines can be named.
 fn code(text: &str) -> String {
     let text = text.find("\nmod tests {").map_or(text, |at| &text[..at]);
+    // Says who may look in, not what is used.
+    let text = &text.replace("pub(in crate::", "pub(in ");
     let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+    let mut rest = text.as_str();
     while let Some(c) = rest.chars().next() {
         let skip = if rest.starts_with("//") {
             rest.find('\n').unwrap_or(rest.len())

@@ -278,7 +278,7 @@ impl Fleet {
         plan.check()?;
         let command = plan.command();
         let fleet = self.clone();
-        let task = Task::new(
+        let task = Task::executor(
             true,
             Box::new(move |cx, lines| async move { drive(&fleet, id, plan, &cx, lines).await }.boxed()),
         );

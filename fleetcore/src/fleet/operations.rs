@@ -184,7 +184,7 @@ impl Machine {
         operation.check(self, provider.capabilities())?;
         let command = operation.command();
         let machine = self.clone();
-        let task = Task::new(
+        let task = Task::executor(
             false,
             Box::new(move |cx, _| {
                 async move {

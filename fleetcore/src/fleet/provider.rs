@@ -24,13 +24,16 @@ const GOOD_FOR: Duration = Duration::from_secs(60);
 /// How long a bad one does: somebody may be mending it.
 const BAD_FOR: Duration = Duration::from_secs(5);
 
+/// When a probe was made, and what came of it.
+type Answer = (Instant, Result<(), Arc<Error>>);
+
 /// Finds out whether a provider works here, and why not. Cheap to clone; remembers an answer for a while (a minute if it is
 /// good, 5 seconds if not), so asking often does not cost much.
 #[derive(Clone)]
 pub struct Probe {
     ask: Arc<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>,
     /// When it was asked last, and what came of it.
-    last: Arc<Mutex<Option<(Instant, Result<(), Arc<Error>>)>>>,
+    last: Arc<Mutex<Option<Answer>>>,
 }
 
 impl fmt::Debug for Probe {
@@ -215,7 +218,7 @@ impl ProviderHandle {
         ActionInfo::find(&self.actions(), action)?.check(None, &args)?;
         let command = self.command(action, &args);
         let (handle, action) = (self.clone(), action.to_owned());
-        let task = Task::new(
+        let task = Task::executor(
             false,
             Box::new(move |cx, _| async move { Ok(answer(&handle.act(&cx, &action, args).await?)) }.boxed()),
         );

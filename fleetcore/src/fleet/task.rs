@@ -36,7 +36,7 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new(json: bool, work: Work) -> Arc<dyn Executor> {
+    pub(super) fn executor(json: bool, work: Work) -> Arc<dyn Executor> {
         Arc::new(Self { work: Mutex::new(Some(work)), json })
     }
 }
