@@ -27,18 +27,13 @@ pub(crate) struct Prepare {
     /// Become this user.
     pub(crate) user: Option<AsUser>,
     /// Go into other namespaces.
-    #[cfg(target_os = "linux")]
     pub(crate) enter: Option<super::Enter>,
 }
 
 impl Prepare {
     /// Nothing to do: the quick way of starting processes stays open.
     pub(crate) fn is_empty(&self) -> bool {
-        #[cfg(target_os = "linux")]
-        if self.enter.is_some() {
-            return false;
-        }
-        !self.reset_signals && self.cgroup_procs.is_none() && self.user.is_none()
+        !self.reset_signals && self.cgroup_procs.is_none() && self.user.is_none() && self.enter.is_none()
     }
 }
 
@@ -73,7 +68,6 @@ pub(crate) fn prepare(command: &mut Command, prepare: Prepare) {
             nix::unistd::setgid(user.gid)?;
             nix::unistd::setuid(user.uid)?;
         }
-        #[cfg(target_os = "linux")]
         if let Some(enter) = &prepare.enter {
             enter.run()?;
         }

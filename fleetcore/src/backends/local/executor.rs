@@ -189,7 +189,6 @@ impl Local {
             reset_signals: self.reset_signals,
             cgroup_procs,
             user: account.map(Account::into_user),
-            #[cfg(target_os = "linux")]
             enter,
         };
         let (child, channels) = match spec.io {

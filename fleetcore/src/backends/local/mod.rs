@@ -11,7 +11,6 @@ pub(crate) mod files;
 pub mod host;
 mod input;
 mod output;
-#[cfg(target_os = "linux")]
 pub(super) mod place;
 mod process;
 #[cfg(test)]
@@ -19,7 +18,7 @@ mod tests;
 mod tree;
 mod user;
 
-#[cfg(feature = "sandbox")]
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
 pub(super) use cgroup::own_dir as own_cgroup;
 pub use config::{CgroupMode, LocalConfig};
 pub use executor::Local;
