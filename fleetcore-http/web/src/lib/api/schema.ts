@@ -281,12 +281,33 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Changes as they happen: events `command`, `session`, `session_closed`, `agent`, `agent_removed` and `load`. List
-         *     first, then apply these; after `lagged` list again.
+         * Changes as they happen: events `command`, `session`, `session_closed`, `machine`, `agent`, `agent_removed` and
+         *     `load`. List first, then apply these; after `lagged` list again. A `machine` event holds the machine, or `target`
+         *     and `gone`.
          */
         get: operations["events"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/fanout": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Runs one command on many targets. The answer is the parent: its output is one JSON object per line (`FanOutLine`) for
+         *     each start and end, the children are commands with the label `fleetcore/parent`. Cancelling the parent cancels them.
+         */
+        post: operations["fan_out"];
         delete?: never;
         options?: never;
         head?: never;
@@ -344,6 +365,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/machines": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The machines of all providers, here and at agents. A provider that fails is among `errors` and hides nothing of the
+         *     others.
+         */
+        get: operations["list_machines"];
+        put?: never;
+        /**
+         * Makes a machine. The command exits 0 when it is running; its output is the progress. Cancelling the command removes
+         *     what was made.
+         */
+        post: operations["create_machine"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/me": {
         parameters: {
             query?: never;
@@ -372,6 +417,40 @@ export interface paths {
         put?: never;
         /** Changes one's own password and ends one's other logins. */
         post: operations["change_password"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/providers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All providers, here and at agents, and whether they work. */
+        get: operations["list_providers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/providers/{provider}/actions/{action}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Does an action of a provider as a whole. A question is answered at once. */
+        post: operations["act_provider"];
         delete?: never;
         options?: never;
         head?: never;
@@ -604,6 +683,40 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/targets/{target}/actions/{action}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Does an action of its provider to a machine. A question is answered at once. */
+        post: operations["act_machine"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/targets/{target}/delete": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Deletes a machine; fine when it is gone. */
+        post: operations["delete_machine"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/targets/{target}/files": {
         parameters: {
             query?: never;
@@ -726,6 +839,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/targets/{target}/machine": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One machine. */
+        get: operations["get_machine"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/targets/{target}/metrics": {
         parameters: {
             query?: never;
@@ -754,6 +884,40 @@ export interface paths {
         put?: never;
         /** Checks that a target can be reached. */
         post: operations["ping_target"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/targets/{target}/start": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Starts a machine; fine when it runs. */
+        post: operations["start_machine"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/targets/{target}/stop": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Stops a machine; fine when it is stopped. */
+        post: operations["stop_machine"];
         delete?: never;
         options?: never;
         head?: never;
@@ -886,6 +1050,42 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description One thing a provider can do besides the life of machines: enough to build a form for it. */
+        Action: {
+            /** @description What it does, for people. */
+            about: string;
+            /** @description Its arguments; others are refused. */
+            arguments: components["schemas"]["ActionArgument"][];
+            /** @description False for a question: it is answered at once and leaves no record. */
+            changes: boolean;
+            /** @description Whether it loses data that cannot be brought back: ask before. */
+            destroys: boolean;
+            /** @description Its name. */
+            name: string;
+            /** @description What it is done to. */
+            scope: components["schemas"]["ActionScope"];
+        };
+        /** @description One argument of an action. */
+        ActionArgument: {
+            /** @description What it means, for people. */
+            about: string;
+            /** @description Its type. */
+            kind: components["schemas"]["ArgumentKind"];
+            /** @description Its key. */
+            name: string;
+            /** @description Whether it must be given. */
+            required: boolean;
+        };
+        /** @description What a question was answered. */
+        ActionResult: {
+            /** @description The answer. */
+            result: unknown;
+        };
+        /**
+         * @description What an action is done to.
+         * @enum {string}
+         */
+        ActionScope: "provider" | "machine" | "either";
         /** @description An agent: a host that has joined, here or away. In events: `event: agent`. */
         Agent: {
             capabilities?: components["schemas"]["Capabilities"] | null;
@@ -926,6 +1126,11 @@ export interface components {
             /** @description Which. */
             id: string;
         };
+        /**
+         * @description Type of an argument.
+         * @enum {string}
+         */
+        ArgumentKind: "text" | "integer" | "flag" | "list";
         /** @description One line of the audit log. */
         AuditLine: {
             /** @description What was done. */
@@ -1001,6 +1206,7 @@ export interface components {
         Channel: "stdout" | "stderr" | "pty" | "log";
         /** @description A command, running or recorded. */
         Command: {
+            action?: components["schemas"]["CommandAction"] | null;
             /** @description Who started it. */
             actor?: string | null;
             /** @description Program and arguments, when it was given as such. */
@@ -1058,6 +1264,15 @@ export interface components {
              * @example local
              */
             target: string;
+        };
+        /** @description A named operation. */
+        CommandAction: {
+            /** @description Its settings as text. */
+            args: {
+                [key: string]: string;
+            };
+            /** @description Its name: `create`, `start`, `stop`, `delete`, `fanout`, or an action of the provider. */
+            name: string;
         };
         /** @description What a command wrote. */
         CommandOutput: {
@@ -1130,6 +1345,35 @@ export interface components {
             user?: string | null;
             wait?: components["schemas"]["WaitFor"] | null;
         };
+        /** @description One command on many targets. */
+        CreateFanOut: {
+            /** @description Start this many, wait for all of them, then go on. Default: go on whenever one has ended. */
+            batch?: number | null;
+            /** @description What to run. */
+            command: components["schemas"]["FanOutCommand"];
+            /**
+             * Format: uuid
+             * @description Id of the parent; choosing it makes the request idempotent. Default: a new one.
+             */
+            id?: string | null;
+            /** @description Of these, only those that carry all of these labels. */
+            labels?: {
+                [key: string]: string;
+            };
+            /** @description Start no more once this many have failed. Default: start all. */
+            max_failures?: number | null;
+            /** @description At most this many at once. Default 20. */
+            parallel?: number | null;
+            /**
+             * @description Names of targets, and patterns: `*` is any text within one part of a name, `?` one character, `**` as the last part
+             *     one part or more.
+             * @example [
+             *       "office-*",
+             *       "sandbox/*"
+             *     ]
+             */
+            targets: string[];
+        };
         /** @description A join code to make. */
         CreateJoinCode: {
             /**
@@ -1145,6 +1389,55 @@ export interface components {
             labels: {
                 [key: string]: string;
             };
+        };
+        /** @description A machine to make. */
+        CreateMachine: {
+            /** @description At this agent. Default: on the server's host. */
+            agent?: string | null;
+            /**
+             * Format: int32
+             * @description Number of virtual processors.
+             */
+            cpus?: number | null;
+            /**
+             * Format: int64
+             * @description Size of the disk in bytes.
+             */
+            disk_bytes?: number | null;
+            /**
+             * Format: uuid
+             * @description Id of the command that makes it; choosing it makes the request idempotent. Default: a new one.
+             */
+            id?: string | null;
+            /** @description Image, in the provider's own words. */
+            image?: string | null;
+            /** @description Labels of the machine. */
+            labels?: {
+                [key: string]: string;
+            };
+            /**
+             * Format: int64
+             * @description Memory in bytes.
+             */
+            memory_bytes?: number | null;
+            /**
+             * @description Its name.
+             * @example dev1
+             */
+            name: string;
+            /** @description Settings of this provider. */
+            options?: {
+                [key: string]: unknown;
+            };
+            /**
+             * @description Who makes it.
+             * @example sandbox
+             */
+            provider: string;
+            /** @description Where. */
+            region?: string | null;
+            /** @description Cloud-init user data. Not recorded. */
+            user_data?: string | null;
         };
         /** @description A session to open. */
         CreateSession: {
@@ -1225,6 +1518,36 @@ export interface components {
             /** @description Whether the program shows it. */
             visible: boolean;
         };
+        /** @description Deletes a machine. */
+        DeleteMachine: {
+            /**
+             * Format: uuid
+             * @description Id of the command; choosing it makes the request idempotent. Default: a new one.
+             * @default null
+             */
+            id: string | null;
+            /**
+             * @description For good, where deletion is soft.
+             * @default false
+             */
+            purge: boolean;
+        };
+        /** @description Does an action. */
+        DoAction: {
+            /**
+             * @description Its arguments.
+             * @default {}
+             */
+            args: {
+                [key: string]: unknown;
+            };
+            /**
+             * Format: uuid
+             * @description Id of the command; choosing it makes the request idempotent. Default: a new one. Questions have no command.
+             * @default null
+             */
+            id: string | null;
+        };
         /**
          * @description How bytes are written in JSON.
          * @enum {string}
@@ -1255,6 +1578,71 @@ export interface components {
         ExitEvent: components["schemas"]["Exit"] & {
             /** @description Its final state. */
             state: components["schemas"]["CommandState"];
+        };
+        /** @description What to run on each target: as for one command, without `id`, `target` and `wait`. */
+        FanOutCommand: {
+            /** @description Program and arguments; no shell is involved. */
+            argv?: string[] | null;
+            /** @description Start from an empty environment. */
+            clear_env?: boolean;
+            /** @description Working directory; default: the home directory. */
+            cwd?: string | null;
+            /** @description Variables to set. The values are not recorded. */
+            env?: {
+                [key: string]: string;
+            };
+            /**
+             * Format: int64
+             * @description Time between the polite signal and KILL. Default 5000.
+             */
+            grace_ms?: number | null;
+            /** @description Labels of the records, the parent's included. */
+            labels?: {
+                [key: string]: string;
+            };
+            /** @description Put standard error on the output pipe. */
+            merge?: boolean;
+            pty?: components["schemas"]["Size"] | null;
+            /** @description A script for `/bin/sh -c`. */
+            shell?: string | null;
+            /**
+             * Format: int64
+             * @description End each after this long.
+             */
+            timeout_ms?: number | null;
+            /** @description Run as this user. */
+            user?: string | null;
+        };
+        /** @description One line of a fan-out's output: about one target, about a provider that failed, or the summary. */
+        FanOutLine: {
+            /**
+             * Format: uuid
+             * @description The command there, once there is one.
+             */
+            command?: string | null;
+            /** @description Why it failed, with `code` and `detail` of a problem document. */
+            error?: unknown;
+            exit?: components["schemas"]["Exit"] | null;
+            /** @description The last line, unless all went well. */
+            problem?: unknown;
+            /** @description The provider that cannot list its machines. */
+            provider?: string | null;
+            /** @description State of the command; also `skipped`. */
+            state?: string | null;
+            summary?: components["schemas"]["FanOutSummary"] | null;
+            /** @description The target. */
+            target?: string | null;
+        };
+        /** @description What came of a fan-out. */
+        FanOutSummary: {
+            /** @description Where it did not, and providers that could not be asked. */
+            failed: number;
+            /** @description Where it was not started because too many had failed. */
+            skipped: number;
+            /** @description Where it succeeded. */
+            succeeded: number;
+            /** @description Targets that were meant. */
+            targets: number;
         };
         /** @description One file or directory. */
         FileInfo: {
@@ -1488,6 +1876,24 @@ export interface components {
                  * @description Seconds since the host was started.
                  */
                 uptime_s: number;
+            }[];
+        };
+        /** @description A whole list. */
+        Items_ProviderInfo: {
+            /** @description The entries. */
+            items: {
+                /** @description What else it can do. */
+                actions: components["schemas"]["Action"][];
+                /** @description The agent it is at; null on the server's host. */
+                agent?: string | null;
+                /** @description Whether it works now. */
+                available: boolean;
+                /** @description What it can do with machines. */
+                capabilities: components["schemas"]["ProviderCapabilities"];
+                /** @description Its name in targets. */
+                name: string;
+                /** @description Why it does not, and what to do about it. */
+                reason?: string | null;
             }[];
         };
         /** @description A whole list. */
@@ -1766,11 +2172,63 @@ export interface components {
              */
             user: string;
         };
+        /** @description A machine of a provider. */
+        Machine: {
+            /** @description Known addresses, the best to use first. */
+            addresses: string[];
+            /** @description The agent it is at; null on the server's host. */
+            agent?: string | null;
+            /**
+             * Format: date-time
+             * @description When it was made.
+             */
+            created_at?: string | null;
+            /** @description Its labels. */
+            labels: {
+                [key: string]: string;
+            };
+            /** @description Its name at the provider. */
+            name: string;
+            /** @description The provider's own word for the state. */
+            native_state: string;
+            /** @description Its provider; `local` for a host. */
+            provider: string;
+            /** @description Its state. */
+            state: components["schemas"]["MachineState"];
+            /**
+             * @description Its name everywhere.
+             * @example sandbox/dev1
+             */
+            target: string;
+        };
+        /** @description A machine that is gone: `event: machine` in the event stream. */
+        MachineGone: {
+            /** @description True. */
+            gone: boolean;
+            /** @description Its name. */
+            target: string;
+        };
         /**
          * @description State of a machine.
          * @enum {string}
          */
         MachineState: "pending" | "running" | "stopping" | "stopped" | "suspended" | "deleted" | "failed" | "unknown";
+        /** @description Machines of all providers. */
+        Machines: {
+            /** @description Providers that could not be asked. */
+            errors: components["schemas"]["MachinesError"][];
+            /** @description The machines, by target. */
+            items: components["schemas"]["Machine"][];
+        };
+        /** @description A provider whose machines are not in the list, or are there as they were last seen. */
+        MachinesError: {
+            /** @description The agent it is at; null on the server's host. */
+            agent?: string | null;
+            /** @description Why. */
+            problem: components["schemas"]["Problem"];
+            /** @description Its name. */
+            provider: string;
+        };
         /** @description A directory to make. */
         MakeDir: {
             /** @description Its path; missing directories above it are made too. */
@@ -1920,6 +2378,7 @@ export interface components {
         Page_Command: {
             /** @description The entries, newest first where they have an age. */
             items: {
+                action?: components["schemas"]["CommandAction"] | null;
                 /** @description Who started it. */
                 actor?: string | null;
                 /** @description Program and arguments, when it was given as such. */
@@ -2017,6 +2476,36 @@ export interface components {
             title: string;
             /** @description `/problems/` and the code. */
             type: string;
+        };
+        /** @description What a provider can do with machines. */
+        ProviderCapabilities: {
+            /** @description New machines can be made. */
+            create: boolean;
+            /** @description Machines can be deleted. */
+            delete: boolean;
+            /** @description Deleted machines stay listed until they are purged. */
+            delete_is_soft: boolean;
+            /** @description Stopped machines can be started. */
+            start: boolean;
+            /** @description Running machines can be stopped. */
+            stop: boolean;
+            /** @description Stopping can keep what is in memory. */
+            stop_with_suspend: boolean;
+        };
+        /** @description Where machines come from. */
+        ProviderInfo: {
+            /** @description What else it can do. */
+            actions: components["schemas"]["Action"][];
+            /** @description The agent it is at; null on the server's host. */
+            agent?: string | null;
+            /** @description Whether it works now. */
+            available: boolean;
+            /** @description What it can do with machines. */
+            capabilities: components["schemas"]["ProviderCapabilities"];
+            /** @description Its name in targets. */
+            name: string;
+            /** @description Why it does not, and what to do about it. */
+            reason?: string | null;
         };
         /** @description Whether the server can do its work. */
         Ready: {
@@ -2151,11 +2640,36 @@ export interface components {
              */
             rows: number;
         };
+        /** @description Starts a machine. */
+        StartMachine: {
+            /**
+             * Format: uuid
+             * @description Id of the command; choosing it makes the request idempotent. Default: a new one.
+             * @default null
+             */
+            id: string | null;
+        };
         /** @description The state in an event stream: `event: state`. */
         StateEvent: {
             /** @description The new state. */
             state: components["schemas"]["CommandState"];
         };
+        /** @description Stops a machine. */
+        StopMachine: {
+            /**
+             * Format: uuid
+             * @description Id of the command; choosing it makes the request idempotent. Default: a new one.
+             * @default null
+             */
+            id: string | null;
+            /** @default null */
+            mode: components["schemas"]["StopMode"] | null;
+        };
+        /**
+         * @description How to stop a machine.
+         * @enum {string}
+         */
+        StopMode: "graceful" | "force" | "suspend";
         /** @description Something commands can run on. */
         Target: {
             /** @description Known addresses. */
@@ -3010,8 +3524,8 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Some of `commands`, `sessions`, `agents` and `load`, with commas between. Default: all.
-                 * @example commands,sessions,agents,load
+                 * @description Some of `commands`, `sessions`, `machines`, `agents` and `load`, with commas between. Default: all.
+                 * @example commands,sessions,machines,agents,load
                  */
                 topics?: string;
             };
@@ -3028,6 +3542,50 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": string;
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    fan_out: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreateFanOut"];
+            };
+        };
+        responses: {
+            /** @description It had been started before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description It was started */
+            201: {
+                headers: {
+                    /** @description Where the parent is */
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
                 };
             };
             /** @description A problem document */
@@ -3132,6 +3690,88 @@ export interface operations {
             };
         };
     };
+    list_machines: {
+        parameters: {
+            query?: {
+                /** @description Only of this provider. */
+                provider?: string;
+                /** @description Only with this label, as `key=value`; may be repeated. */
+                label?: string[];
+                /** @description Only in one of these states. */
+                state?: components["schemas"]["MachineState"][];
+                /** @description Also those that are deleted but not purged. */
+                include_deleted?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Machines"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_machine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreateMachine"];
+            };
+        };
+        responses: {
+            /** @description The request had been made before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description It is being made */
+            201: {
+                headers: {
+                    /** @description Where the command is */
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     me: {
         parameters: {
             query?: never;
@@ -3180,6 +3820,85 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_providers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Items_ProviderInfo"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    act_provider: {
+        parameters: {
+            query?: {
+                /** @description The agent it is at. Default: the server's host. */
+                agent?: string;
+            };
+            header?: never;
+            path: {
+                /** @description Name of the provider */
+                provider: string;
+                /** @description Name of the action */
+                action: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DoAction"];
+            };
+        };
+        responses: {
+            /** @description The answer to a question, or the command when the request had been made before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ActionResult"];
+                };
+            };
+            /** @description It is being done; the last line of output is the answer, if there is one */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
             };
             /** @description A problem document */
             default: {
@@ -3729,6 +4448,104 @@ export interface operations {
             };
         };
     };
+    act_machine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
+                target: string;
+                /** @description Name of the action */
+                action: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DoAction"];
+            };
+        };
+        responses: {
+            /** @description The answer to a question, or the command when the request had been made before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ActionResult"];
+                };
+            };
+            /** @description It is being done; the last line of output is the answer, if there is one */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_machine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DeleteMachine"];
+            };
+        };
+        responses: {
+            /** @description The request had been made before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description It is being deleted */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     read_file: {
         parameters: {
             query: {
@@ -4166,6 +4983,41 @@ export interface operations {
             };
         };
     };
+    get_machine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Its name, percent-encoded as one segment: `sandbox%2Fdev1`
+                 * @example local
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description As of now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Machine"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     target_metrics: {
         parameters: {
             query?: {
@@ -4236,6 +5088,102 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Pong"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    start_machine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StartMachine"];
+            };
+        };
+        responses: {
+            /** @description The request had been made before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description It is being started */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    stop_machine: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["StopMachine"];
+            };
+        };
+        responses: {
+            /** @description The request had been made before */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description It is being stopped */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Command"];
                 };
             };
             /** @description A problem document */
