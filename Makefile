@@ -71,7 +71,7 @@ deny: ## Licences, sources and bans of all dependencies, known vulnerabilities (
 # Each feature on its own, none and all; the lints say what is unused in one combination only.
 CHECK = $(CARGO) clippy --locked --quiet
 features: ## Every feature alone, none, and all, without a warning
-	@set -e; for f in "" local sqlite metrics local,sqlite local,sqlite,metrics; do \
+	@set -e; for f in "" local multipass sqlite metrics local,sqlite local,sqlite,metrics; do \
 	    echo "fleetcore [$$f]"; $(CHECK) -p fleetcore --no-default-features --features "$$f" -- -D warnings; done
 	@set -e; for f in "" client otel client,otel; do \
 	    echo "fleetcore-http [$$f]"; $(CHECK) -p fleetcore-http --no-default-features --features "$$f" -- -D warnings; done

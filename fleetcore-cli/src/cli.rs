@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fleetcore::{CommandState, Role, Scope, Signal, Target};
+use fleetcore::{AgentId, CommandState, Role, Scope, Signal, Target};
 
 use crate::{
     exit,
@@ -70,6 +70,8 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Run the server: HTTP API and browser front end
     Serve(Box<Serve>),
+    /// Offer this host to a server, from behind any firewall: dials out and stays connected
+    Agent(Box<Agent>),
     /// Run a command on a target; stdout and stderr stay apart, the exit code is passed on
     Run(Box<Run>),
     /// Open a terminal on a target
@@ -100,6 +102,9 @@ pub(crate) enum Verb {
     /// Manage users of a server
     #[command(subcommand)]
     User(User),
+    /// Stand where another system's program stood, with its own flags and environment
+    #[command(arg_required_else_help = true)]
+    Compat(Compat),
     /// Check what is installed and say what is missing
     Doctor,
     /// Print a completion script
@@ -117,8 +122,8 @@ pub(crate) enum Verb {
 
 /// The first line on stdout is the address. At the first start the next line is the password of `admin`, unless
 /// FLEETCORE_ADMIN_PASSWORD or --admin-password-file gives one. SIGTERM or Ctrl-C stop it gracefully, a second one
-/// at once. While it runs, commands of the same user on this host find and use it. Flags win over the tables [serve],
-/// [serve.limits] and [store] of the configuration file.
+/// at once. While it runs, commands of the same user on this host find and use it. Flags win over the tables serve,
+/// serve.limits and store of the configuration file.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
     /// Address to listen on; port 0 picks a free one [default: 127.0.0.1:7070]
@@ -165,12 +170,75 @@ pub(crate) struct Serve {
     /// Keep at most this many bytes of output in all [default: 20 GiB]
     #[arg(long, value_name = "BYTES")]
     pub(crate) max_total_log_bytes: Option<u64>,
+    /// Let an agent in with the token in this file's first line; may be given more than once
+    #[arg(long, value_name = "ID=FILE", value_parser = parse::agent_token)]
+    pub(crate) agent_token_file: Vec<(AgentId, PathBuf)>,
+    /// How often agents say that they are alive; they count as online for three times as long
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "10s")]
+    pub(crate) agent_heartbeat: Duration,
+    /// How long commands at an agent that is away are waited for before they count as lost; they are taken up again
+    /// when it comes back later
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "10m")]
+    pub(crate) agent_lost_after: Duration,
+    /// Also listen at ADDR as the program NAME of another system, e.g. batwa-server=127.0.0.1:8000; its settings come
+    /// from the environment, see `fleetcore compat NAME --help`; repeatable
+    #[arg(long, value_name = "NAME=ADDR", value_parser = parse::pair)]
+    pub(crate) compat: Vec<(String, String)>,
     /// Forget entries of the audit log after this long, e.g. 365d [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     pub(crate) audit_retention: Option<Duration>,
     /// Keep at most this many entries of the audit log [default: 1000000]
     #[arg(long, value_name = "COUNT")]
     pub(crate) max_audit_entries: Option<u64>,
+}
+
+/// Commands and sessions run on while the server cannot be reached; what they write is kept here until it can. SIGTERM
+/// or Ctrl-C end the agent and what runs on it.
+#[derive(Args, Debug)]
+pub(crate) struct Agent {
+    /// Its name; only checked, the token decides
+    #[arg(long, value_name = "ID", env = "FLEETCORE_AGENT_ID")]
+    pub(crate) id: Option<AgentId>,
+    /// Read its token from this file's first line
+    #[arg(long, value_name = "FILE", env = "FLEETCORE_AGENT_TOKEN_FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Keep records and output here [default: agent-data below the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) agent_dir: Option<PathBuf>,
+    /// A label others can choose it by; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Let tunnels lead to this address: HOST:PORT, HOST:* or * [default: this host only]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) allow_tunnel: Vec<String>,
+    /// Refuse to read or write files outside of this directory; commands are not restricted
+    #[arg(long, value_name = "DIR")]
+    pub(crate) file_root: Option<PathBuf>,
+    /// Form of the log on stderr
+    #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Pause before the first try to come back, at most
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "1s", hide = true)]
+    pub(crate) reconnect_first: Duration,
+    /// Longest pause between tries
+    #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "30s", hide = true)]
+    pub(crate) reconnect_most: Duration,
+}
+
+/// `fleetcore compat NAME [ARGS]` takes everything after NAME as the original did; NAME --help tells what. A link to this
+/// program under NAME does the same. Names: batwa-server, batwa-agent.
+#[derive(Args, Debug)]
+pub(crate) struct Compat {
+    /// NAME, then the arguments of the original
+    #[command(subcommand)]
+    pub(crate) call: CompatCall,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CompatCall {
+    /// The program to stand in for, and its arguments
+    #[command(external_subcommand)]
+    Program(Vec<String>),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

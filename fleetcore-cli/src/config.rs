@@ -20,9 +20,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cli::{Global, Output},
     local_server, parse,
+    ssh::SshSettings,
 };
 
-/// The configuration file. Nothing in it is secret: tokens are in `credentials.toml` beside it.
+/// The configuration file. Nothing in it is secret but passphrases of SSH keys: tokens are in `credentials.toml` beside it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
@@ -34,6 +35,7 @@ struct File {
     serve: ServerConfig,
     /// Of `fleetcore serve`.
     store: Keep,
+    ssh: SshSettings,
 }
 
 /// How much `fleetcore serve` keeps, and for how long.
@@ -99,6 +101,7 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) serve: ServerConfig,
     pub(crate) keep: Keep,
+    pub(crate) ssh: SshSettings,
     config_dir: PathBuf,
     server: Option<String>,
     local: bool,
@@ -128,6 +131,9 @@ impl Settings {
         };
         let path = named.clone().unwrap_or_else(|| config_dir.join("config.toml"));
         let file: File = read_toml(&path, named.is_some())?;
+        if file.ssh.has_secrets() {
+            refuse_if_shared(&path)?;
+        }
 
         let output = match env("FLEETCORE_OUTPUT") {
             _ if global.output.is_some() => global.output,
@@ -153,6 +159,7 @@ impl Settings {
             data_dir,
             serve: file.serve,
             keep: file.store,
+            ssh: file.ssh,
             config_dir,
             server: global.server.clone().or_else(|| env("FLEETCORE_SERVER")).or(file.server),
             local: global.local,
@@ -224,12 +231,20 @@ impl Settings {
         })
     }
 
+    /// The server an agent belongs to: flag, environment or file. A login is a person's and says nothing about agents.
+    ///
+    /// # Errors
+    /// `InvalidInput` when nothing names one.
+    pub(crate) fn agent_server(&self) -> Result<String> {
+        self.server.clone().ok_or_else(|| Error::invalid("server", "named: --server or FLEETCORE_SERVER"))
+    }
+
     /// The address named by flag, environment, file or the last login.
     pub(crate) fn server_name(&self) -> Result<Option<String>> {
         Ok(self.server.clone().or(self.saved()?.server))
     }
 
-    fn certificates(&self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn certificates(&self) -> Result<Option<Vec<u8>>> {
         let Some(path) = &self.cacert else { return Ok(None) };
         fs::read(path)
             .map(Some)
@@ -284,7 +299,7 @@ fn refuse_if_shared(path: &Path) -> Result<()> {
     if mode & 0o077 == 0 {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::PermissionDenied, "the file holds tokens but others can read it")
+    Err(Error::new(ErrorKind::PermissionDenied, "the file holds secrets but others can read it")
         .with_context("path", path.display())
         .with_context("mode", format!("{mode:04o}"))
         .with_context("hint", "chmod 600 it, and think about who has read it"))

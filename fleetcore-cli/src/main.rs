@@ -13,6 +13,7 @@ mod local_server;
 mod parse;
 mod render;
 mod signals;
+mod ssh;
 mod tty;
 
 use std::process::ExitCode;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::try_parse_from(commands::compat::argv(std::env::args_os())) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are no errors; clap writes them to stdout.

@@ -1,8 +1,8 @@
 //! Words of the command line: durations, signals, pairs, places of files.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use fleetcore::{Error, ErrorKind, Result, Signal, Target};
+use fleetcore::{AgentId, Error, ErrorKind, Result, Signal, Target};
 
 /// A duration: `90` (seconds), `1.5s`, `500ms`, `5m`, `2h`, `7d`.
 pub(crate) fn duration(text: &str) -> Result<Duration> {
@@ -48,6 +48,12 @@ pub(crate) fn pair(text: &str) -> Result<(String, String)> {
         Some((k, v)) if !k.is_empty() => Ok((k.to_owned(), v.to_owned())),
         _ => Err(Error::invalid("pair", "KEY=VALUE").with_context("value", text.escape_debug())),
     }
+}
+
+/// `ID=FILE`: the token of an agent.
+pub(crate) fn agent_token(text: &str) -> Result<(AgentId, PathBuf)> {
+    let (id, file) = pair(text)?;
+    Ok((AgentId::new(id)?, PathBuf::from(file)))
 }
 
 /// `KEY=VALUE`, or `KEY` to pass on our own variable of that name.

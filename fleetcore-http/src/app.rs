@@ -43,12 +43,28 @@ pub struct Stores {
     pub identity: Arc<dyn IdentityStore>,
     /// The audit log.
     pub audit: Arc<dyn AuditStore>,
+    /// Agents that may connect; the fleet must have been given the same.
+    #[cfg(feature = "client")]
+    pub agents: Option<crate::link::AgentHub>,
 }
 
 impl Stores {
     /// One store that keeps both.
     pub fn new<S: IdentityStore + AuditStore>(store: Arc<S>) -> Self {
-        Self { identity: store.clone(), audit: store }
+        Self {
+            identity: store.clone(),
+            audit: store,
+            #[cfg(feature = "client")]
+            agents: None,
+        }
+    }
+
+    /// Lets agents connect.
+    #[cfg(feature = "client")]
+    #[must_use]
+    pub fn with_agents(mut self, agents: crate::link::AgentHub) -> Self {
+        self.agents = Some(agents);
+        self
     }
 }
 
@@ -145,6 +161,10 @@ impl App {
         self.0.tasks.wait().await;
     }
 
+    #[cfg(feature = "client")]
+    pub(crate) fn agents(&self) -> Option<&crate::link::AgentHub> {
+        self.0.stores.agents.as_ref()
+    }
     pub(crate) fn tokens(&self) -> &TokenCache {
         &self.0.tokens
     }
@@ -224,6 +244,8 @@ async fn write_audit(store: Arc<dyn AuditStore>, mut queue: mpsc::Receiver<Audit
 /// All routes: the API, its document, health, metrics and the front end.
 pub fn router(app: App) -> Router {
     let (api, _) = native::routes().split_for_parts();
+    #[cfg(feature = "client")]
+    let api = api.route("/api/v1/link", axum::routing::get(crate::link::link));
     api.merge(ui::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), around))

@@ -22,12 +22,15 @@ mod app;
 mod auth;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod compat;
 mod config;
 mod error;
 mod extract;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+#[cfg(feature = "client")]
+pub mod link;
 mod native;
 mod server;
 pub mod telemetry;

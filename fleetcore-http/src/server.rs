@@ -145,7 +145,7 @@ impl Server {
     }
 }
 
-async fn next_connection(
+pub(crate) async fn next_connection(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
 ) -> (Option<tokio::sync::OwnedSemaphorePermit>, (TcpStream, SocketAddr)) {

@@ -57,13 +57,13 @@ mod types;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use fleet::{
     Commands, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, Machine, ProviderHandle, Sessions,
-    TargetInfo, ViewerGuard,
+    ViewerGuard,
 };
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use journal::JournalStream;
 pub use raw::{
-    AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem, IdentityStore,
-    Layer, OpContext, Provider, Session,
+    AgentDirectory, AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem,
+    IdentityStore, Layer, OpContext, Provider, Session,
 };
 pub use supervisor::{CommandHandle, Output, RunningCommand};
 #[cfg(feature = "local")]

@@ -18,18 +18,40 @@ fn installed(program: &str) -> bool {
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
 }
 
-fn main() {
+/// A machine of Multipass, or rather of its stand-in, which lives as long as what comes back.
+#[cfg(feature = "multipass")]
+fn multipass() -> fleetcore::Result<(Arc<dyn Executor>, fleetcore_testkit::multipass::StandIn)> {
+    use fleetcore::{MachineId, OpContext, Provider as _, backends::multipass::Multipass};
+    let stand_in = fleetcore_testkit::multipass::StandIn::new()?;
+    stand_in.run(&["launch", "-n", "suite"])?;
+    let multipass = Multipass::new(stand_in.config());
+    let id = MachineId::new("suite")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| fleetcore::Error::io("start a runtime", e))?;
+    let executor = runtime.block_on(multipass.connect(&OpContext::default(), &id))?;
+    Ok((executor, stand_in))
+}
+
+fn main() -> std::process::ExitCode {
+    #[cfg(feature = "multipass")]
+    if let Some(code) = fleetcore_testkit::multipass::main_if_called() {
+        return code;
+    }
     let host: Arc<dyn Executor> = Arc::new(Local::new(LocalConfig::default()));
     // A prime that cuts every mark somewhere sooner or later.
     let pieces = ChaosPlan::seeded(1).with(Operation::Spawn, When::Always, Fault::ShortReads(7));
     let pieces = ChaosLayer::new(pieces).layer_executor(Arc::clone(&host));
-    let subjects: [(&str, &Arc<dyn Executor>, &[&str]); 3] = [
+    #[cfg(feature = "multipass")]
+    let machine = multipass().unwrap_or_else(|e| fleetcore_testkit::fail(format!("no machine: {e:?}")));
+    let subjects: &[(&str, &Arc<dyn Executor>, &[&str])] = &[
         ("bash", &host, &["bash", "--norc"]),
         ("dash", &host, &["dash"]),
         ("bash in pieces", &pieces, &["bash", "--norc"]),
+        #[cfg(feature = "multipass")]
+        ("multipass", &machine.0, &["bash", "--norc"]),
     ];
     let mut trials = vec![];
-    for (label, executor, shell) in subjects {
+    for &(label, executor, shell) in subjects {
         let installed = shell.first().is_some_and(|program| installed(program));
         for case in all() {
             // Tens of megabytes in pieces of seven bytes show nothing new.
@@ -49,5 +71,5 @@ fn main() {
     let mut args = Arguments::from_args();
     // Every case has a few processes of its own; more at once only slows all of them down.
     args.test_threads.get_or_insert(std::thread::available_parallelism().map_or(4, usize::from) * 2);
-    libtest_mimic::run(&args, trials).exit();
+    libtest_mimic::run(&args, trials).exit_code()
 }

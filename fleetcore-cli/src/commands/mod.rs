@@ -1,6 +1,8 @@
 //! The verbs, one module each.
 
+mod agent;
 mod attach;
+pub(crate) mod compat;
 mod completions;
 mod cp;
 mod doctor;
@@ -20,15 +22,15 @@ mod token;
 mod user;
 
 use crate::{
-    cli::{Cli, Output, Verb},
+    cli::{Cli, CompatCall, Output, Verb},
     config::Settings,
     error::{Failure, Outcome, report},
 };
 
 /// Runs the verb; tells a failure; gives the exit code.
 pub(crate) async fn dispatch(cli: Cli) -> u8 {
-    // `serve` logs by rules of its own.
-    if !matches!(cli.command, Verb::Serve(_)) {
+    // Servers log by rules of their own.
+    if !matches!(cli.command, Verb::Serve(_) | Verb::Agent(_) | Verb::Compat(_)) {
         log(cli.global.verbose);
     }
     let exec = matches!(cli.command, Verb::Run(_) | Verb::Shell(_) | Verb::Attach(_));
@@ -46,6 +48,7 @@ pub(crate) async fn dispatch(cli: Cli) -> u8 {
 async fn verb(verb: Verb, settings: &Settings) -> Outcome {
     match verb {
         Verb::Serve(args) => serve::serve(*args, settings).await,
+        Verb::Agent(args) => agent::agent(*args, settings).await,
         Verb::Run(args) => run::run(*args, settings).await,
         Verb::Shell(args) => shell::shell(args, settings).await,
         Verb::Attach(args) => attach::attach(args, settings).await,
@@ -60,6 +63,10 @@ async fn verb(verb: Verb, settings: &Settings) -> Outcome {
         Verb::Logout => login::logout(settings).await,
         Verb::Token(args) => token::token(args, settings).await,
         Verb::User(args) => user::user(args, settings).await,
+        Verb::Compat(args) => {
+            let CompatCall::Program(words) = args.call;
+            compat::compat(words, settings).await
+        }
         Verb::Doctor => doctor::doctor(settings).await,
         Verb::Completions { shell } => completions::completions(shell),
         Verb::Man { dir } => man::man(dir.as_deref()),

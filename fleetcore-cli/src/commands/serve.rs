@@ -3,16 +3,25 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
-    AuditStore, CommandStore, Error, Fleet, IdentityStore, Result,
-    backends::local::{CgroupMode, Local, LocalConfig},
+    AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
+    backends::{
+        local::{CgroupMode, Local, LocalConfig},
+        multipass::{Multipass, MultipassConfig},
+    },
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
-use fleetcore_http::{Server, ServerConfig, Stores, TlsConfig, ensure_admin, telemetry};
+use fleetcore_http::{
+    Server, ServerConfig, Stores, TlsConfig, ensure_admin,
+    link::{AgentHub, AgentTokens, LinkConfig},
+    telemetry,
+};
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::{agent, compat};
 use crate::{
     cli::{LogFormat, Serve},
     config::{Keep, Settings},
@@ -49,14 +58,20 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let store = Arc::new(open_store(&keep, settings).await?);
     let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let server = Server::bind(config, fleet(&args, store.clone())?, Stores::new(store.clone())).await?;
+    let agents = agents(&args, store.clone()).await?;
+    let stores = Stores::new(store.clone()).with_agents(agents.clone());
+    let fleet =
+        fleet(args.file_root.as_deref(), settings, store.clone())?.with_agents(Arc::new(agents)).build();
+    let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
+    let further = compat::further(&args.compat, server.app(), &settings.data_dir).await?;
 
     // The first line is the address, for programs that start us on port 0.
     render::print(&format!("{url}\n"))?;
     if let Some(password) = &password {
         render::print(&format!("admin password: {}\n", password.expose_secret()))?;
     }
+    render::print(&further.lines())?;
     let certificate = certificate.as_deref();
     let announced =
         match local_server::announce(&settings.data_dir, &url, address, certificate, &*store).await {
@@ -69,6 +84,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     tracing::info!(%url, data_dir = %settings.data_dir.display(), "serving");
 
     let shutdown = CancellationToken::new();
+    let mut dialects = further.run(&shutdown);
     let pruning = tokio::spawn(prune(store.clone(), keep, shutdown.clone()));
     let mut running = std::pin::pin!(server.run(shutdown.clone()));
     let stop = tokio::select! {
@@ -90,12 +106,13 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         }
     };
     let _ = pruning.await;
+    while dialects.join_next().await.is_some() {}
     Ok(code)
 }
 
 /// Raises the soft limit of open files to the hard one: a command takes four descriptors, a terminal six, and the
 /// usual soft limit of 1024 is there for programs that use `select(2)`.
-fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
@@ -123,9 +140,14 @@ async fn open_store(keep: &Keep, settings: &Settings) -> Result<SqliteStore> {
     Ok(store)
 }
 
-fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
+/// This host and the layers every program that serves it puts around.
+pub(super) fn fleet(
+    file_root: Option<&Path>,
+    settings: &Settings,
+    store: Arc<dyn CommandStore>,
+) -> Result<FleetBuilder> {
     let mut config = LocalConfig::default().with_cgroup(CgroupMode::Auto);
-    if let Some(dir) = &args.file_root {
+    if let Some(dir) = file_root {
         let root = std::path::absolute(dir)
             .map_err(|e| Error::io("find the file root", e).with_context("path", dir.display()))?;
         if !root.is_dir() {
@@ -133,13 +155,31 @@ fn fleet(args: &Serve, store: Arc<SqliteStore>) -> Result<Fleet> {
         }
         config = config.with_file_root(root);
     }
-    Ok(Fleet::builder()
-        .with_host(Arc::new(Local::new(config)))
+    let mut fleet = Fleet::builder().with_host(Arc::new(Local::new(config)));
+    // Machines of what is installed here.
+    let multipass = MultipassConfig::default().with_records(settings.data_dir.join("multipass.json"));
+    if let Some(program) = multipass.find_program() {
+        tracing::info!(program = %program.display(), "machines of Multipass are targets");
+        fleet = fleet.with_provider(Arc::new(Multipass::new(multipass.with_program(program))));
+    }
+    let fleet = settings.ssh.add_to(fleet, |said| tracing::warn!("{said}"))?;
+    Ok(fleet
         .with_store(store)
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(MetricsLayer::new()))
-        .with_layer(Arc::new(TracingLayer::new()))
-        .build())
+        .with_layer(Arc::new(TracingLayer::new())))
+}
+
+/// The agents that may connect.
+async fn agents(args: &Serve, store: Arc<SqliteStore>) -> Result<AgentHub> {
+    let tokens = AgentTokens::new();
+    for (id, file) in &args.agent_token_file {
+        let token = agent::token(file)?;
+        tokens.allow(id.clone(), Sha256::digest(token.expose_secret().as_bytes()).into());
+    }
+    let config =
+        LinkConfig::default().with_heartbeat(args.agent_heartbeat).with_lost_after(args.agent_lost_after);
+    AgentHub::open(store, Arc::new(tokens), config).await
 }
 
 /// The settings of the file, where no flag says otherwise.
@@ -189,7 +229,7 @@ fn first_password(file: Option<&Path>) -> Result<Option<SecretString>> {
 }
 
 /// Removes what is too old or too much, now and then.
-async fn prune(store: Arc<SqliteStore>, keep: Keep, stop: CancellationToken) {
+pub(super) async fn prune(store: Arc<SqliteStore>, keep: Keep, stop: CancellationToken) {
     let mut every = tokio::time::interval(PRUNE_EVERY);
     while stop.run_until_cancelled(every.tick()).await.is_some() {
         let now = store.age_now();

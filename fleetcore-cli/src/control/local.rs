@@ -28,7 +28,11 @@ impl LocalControl {
     /// A fleet of this host. Records go to the data directory when nobody else has it.
     pub(super) async fn open(settings: &Settings) -> Result<Self> {
         let host: Arc<dyn Executor> = Arc::new(Local::new(LocalConfig::default()));
-        let builder = Fleet::builder().with_host(host);
+        let builder = settings.ssh.add_to(Fleet::builder().with_host(host), |said| {
+            if settings.verbose > 0 {
+                note(settings.quiet, said);
+            }
+        })?;
         let store = match SqliteStore::open(SqliteConfig::new(&settings.data_dir)) {
             Ok(store) => {
                 // We alone have the directory, so whatever is said to run has lost its process.

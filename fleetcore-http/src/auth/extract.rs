@@ -106,6 +106,14 @@ impl AuditSlot {
 }
 
 async fn authenticate(parts: &Parts, app: &App) -> Result<Option<Actor>, Problem> {
+    #[cfg(feature = "client")]
+    if let Some(peer) = parts.extensions.get::<crate::link::LinkPeer>() {
+        let actor = Actor(Identity::over_link(&peer.actor));
+        if let Some(slot) = parts.extensions.get::<Arc<AuditSlot>>() {
+            slot.set_actor(actor.name().clone());
+        }
+        return Ok(Some(actor));
+    }
     let identity = if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
         let token = bearer(value)
             .ok_or_else(|| Problem::unauthenticated("the Authorization header must be a bearer token"))?;

@@ -74,6 +74,30 @@ pub(crate) struct Identity {
     pub(crate) lease: Arc<Lease>,
 }
 
+#[cfg(feature = "client")]
+impl Identity {
+    /// The server at the other end of an agent's link, acting for `actor`.
+    pub(crate) fn over_link(actor: &Arc<str>) -> Arc<Self> {
+        static SERVER: std::sync::OnceLock<(UserName, Arc<Lease>)> = std::sync::OnceLock::new();
+        #[expect(clippy::expect_used, reason = "a constant that is a name")]
+        let (user, lease) = SERVER.get_or_init(|| {
+            let user = UserName::new("server").expect("a name");
+            let lease = Lease::new(TokenId::generate(), user.clone(), Via::Token, None);
+            (user, Arc::new(lease))
+        });
+        Arc::new(Self {
+            user: user.clone(),
+            name: actor.clone(),
+            role: Role::Admin,
+            scopes: Scope::ALL.into_iter().collect(),
+            via: Via::Token,
+            token: lease.token,
+            expires_at: None,
+            lease: lease.clone(),
+        })
+    }
+}
+
 /// How long what was opened with a token may stay open.
 #[derive(Debug)]
 pub(crate) struct Lease {

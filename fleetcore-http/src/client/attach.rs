@@ -9,15 +9,11 @@ use std::{
 use bytes::Bytes;
 use fleetcore::{CommandEvent, CommandId, Error, ErrorKind, Offset, PtySize, Result, SessionId, Signal};
 use futures::{SinkExt as _, Stream, StreamExt as _};
-use reqwest::{Method, Upgraded, header};
+use reqwest::Upgraded;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Message,
-        handshake::{client::generate_key, derive_accept_key},
-        protocol::{Role, WebSocketConfig},
-    },
+    tungstenite::{Message, protocol::WebSocketConfig},
 };
 
 use super::{
@@ -226,41 +222,17 @@ impl Client {
 
 type Socket = WebSocketStream<Upgraded>;
 
-/// The handshake goes through the HTTP client, so TLS, proxies and credentials are the same as for requests.
 async fn connect(client: &Client, path: &[String], options: &AttachOptions, place: Place) -> Result<Socket> {
-    const OP: &str = "client.attach";
     let segments: Vec<&str> = path.iter().map(String::as_str).collect();
     let from = place.offset().map_or_else(|| "end".to_owned(), |o| o.to_string());
-    let key = generate_key();
-    let request = client
-        .request(Method::GET, &segments)
-        .query(&[
-            ("from", from),
-            ("input", options.input.to_string()),
-            ("window", options.window_bytes.to_string()),
-        ])
-        .header(header::CONNECTION, "Upgrade")
-        .header(header::UPGRADE, "websocket")
-        .header(header::SEC_WEBSOCKET_VERSION, "13")
-        .header(header::SEC_WEBSOCKET_KEY, &key)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, frames::SUBPROTOCOL);
-    let answer = client.send(OP, request).await?;
-    let accepted = answer
-        .headers()
-        .get(header::SEC_WEBSOCKET_ACCEPT)
-        .is_some_and(|v| v.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
-    if answer.status().as_u16() != 101 || !accepted {
-        return Err(Error::new(ErrorKind::Unexpected, "the server or a proxy refused the WebSocket upgrade")
-            .with_operation(OP)
-            .with_context("status", answer.status().as_u16()));
-    }
-    let io = answer.upgrade().await.map_err(|e| problem::transport(OP, e))?;
+    let query =
+        [("from", from), ("input", options.input.to_string()), ("window", options.window_bytes.to_string())];
     let config = WebSocketConfig::default()
         .max_message_size(Some(FRAME_BYTES_MAX))
         .max_frame_size(Some(FRAME_BYTES_MAX))
         // Frames go out as they come: a keystroke must not wait for a buffer to fill.
         .write_buffer_size(0);
-    Ok(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await)
+    client.websocket("client.attach", &segments, &query, frames::SUBPROTOCOL, config).await
 }
 
 /// How one connection ended.

@@ -1,13 +1,27 @@
 //! One server, and who we are to it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use fleetcore::{Error, ErrorKind, Result};
+use fleetcore::{Error, ErrorKind, Result, Retry};
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Method, RequestBuilder, Response, header};
+use reqwest::{Method, RequestBuilder, Response, Upgraded, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::{Role, WebSocketConfig},
+    },
+};
 use url::Url;
 
 use super::{
@@ -124,7 +138,8 @@ impl ClientBuilder {
             http = http.tls_certs_merge(certificates);
         }
         let http = http.build().map_err(|e| problem::transport("client.build", e))?;
-        let inner = Inner { http, base, credentials: self.credentials, reconnect: self.reconnect };
+        let inner =
+            Inner { http, base, credentials: self.credentials, reconnect: self.reconnect, link: None };
         Ok(Client { inner: Arc::new(inner) })
     }
 }
@@ -147,7 +162,20 @@ struct Inner {
     base: Url,
     credentials: Credentials,
     reconnect: ReconnectPolicy,
+    /// Where requests go instead of the network.
+    link: Option<LinkConnector>,
 }
+
+/// Anything that carries bytes both ways.
+pub(crate) trait LinkIo: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> LinkIo for T {}
+
+/// Makes a connection for one request.
+pub(crate) type LinkConnector = Arc<dyn Fn() -> BoxFuture<'static, Result<Box<dyn LinkIo>>> + Send + Sync>;
+
+/// First and longest pause of streams over a link that come back, and when they give up.
+const LINK_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const LINK_GIVE_UP: Duration = Duration::from_secs(600);
 
 /// A fleetcore server. Cheap to clone; clones share connections.
 ///
@@ -217,9 +245,29 @@ impl Client {
     /// The same server as somebody else.
     #[must_use]
     pub fn with_credentials(&self, credentials: Credentials) -> Self {
-        let Inner { http, base, reconnect, .. } = &*self.inner;
-        let (http, base, reconnect) = (http.clone(), base.clone(), reconnect.clone());
-        Self { inner: Arc::new(Inner { http, base, credentials, reconnect }) }
+        let Inner { http, base, reconnect, link, .. } = &*self.inner;
+        let (http, base, reconnect, link) = (http.clone(), base.clone(), reconnect.clone(), link.clone());
+        Self { inner: Arc::new(Inner { http, base, credentials, reconnect, link }) }
+    }
+
+    /// A client whose requests go through `link`, one connection each. The other side knows who is there.
+    pub(crate) fn over_link(link: LinkConnector) -> Result<Self> {
+        // Requests are only built by it, never sent: one does for all agents.
+        static BUILDER: OnceLock<reqwest::Client> = OnceLock::new();
+        let http = match BUILDER.get() {
+            Some(http) => http.clone(),
+            None => {
+                let http = reqwest::Client::builder().no_proxy().build();
+                BUILDER.get_or_init(|| http.unwrap_or_default()).clone()
+            }
+        };
+        let base =
+            Url::parse("http://localhost/").map_err(|e| Error::invalid("server", "a URL").with_source(e))?;
+        let reconnect = ReconnectPolicy::default()
+            .with_pauses(LINK_PAUSES.0, LINK_PAUSES.1)
+            .with_give_up_after(LINK_GIVE_UP);
+        let credentials = Credentials::Anonymous;
+        Ok(Self { inner: Arc::new(Inner { http, base, credentials, reconnect, link: Some(link) }) })
     }
 
     /// What the server says about itself. Needs no credentials.
@@ -278,10 +326,51 @@ impl Client {
         }
     }
 
+    /// Sends; any answer is fine.
+    pub(super) async fn answer(&self, operation: &'static str, request: RequestBuilder) -> Result<Response> {
+        let failed = |e| problem::transport(operation, e).with_context("server", self.base_url());
+        let Some(link) = &self.inner.link else { return request.send().await.map_err(failed) };
+        let request = request.build().map_err(failed)?;
+        over(operation, link, request).await
+    }
+
+    /// Opens a WebSocket. The handshake goes through the HTTP client, so TLS, proxies and credentials are the same as
+    /// for requests.
+    pub(crate) async fn websocket(
+        &self,
+        operation: &'static str,
+        segments: &[&str],
+        query: &[(&'static str, String)],
+        subprotocol: &'static str,
+        config: WebSocketConfig,
+    ) -> Result<WebSocketStream<Upgraded>> {
+        let key = generate_key();
+        let request = self
+            .request(Method::GET, segments)
+            .query(query)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, &key)
+            .header(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+        let answer = self.send(operation, request).await?;
+        let accepted = answer
+            .headers()
+            .get(header::SEC_WEBSOCKET_ACCEPT)
+            .is_some_and(|v| v.as_bytes() == derive_accept_key(key.as_bytes()).as_bytes());
+        if answer.status().as_u16() != 101 || !accepted {
+            let refused = "the server or a proxy refused the WebSocket upgrade";
+            return Err(Error::new(ErrorKind::Unexpected, refused)
+                .with_operation(operation)
+                .with_context("status", answer.status().as_u16()));
+        }
+        let io = answer.upgrade().await.map_err(|e| problem::transport(operation, e))?;
+        Ok(WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await)
+    }
+
     /// Sends; an answer that is not a success becomes an error.
     pub(super) async fn send(&self, operation: &'static str, request: RequestBuilder) -> Result<Response> {
-        let failed = |e| problem::transport(operation, e).with_context("server", self.base_url());
-        let answer = request.send().await.map_err(failed)?;
+        let answer = self.answer(operation, request).await?;
         let status = answer.status();
         if status.is_success() || status.as_u16() == 101 {
             return Ok(answer);
@@ -325,6 +414,30 @@ impl Client {
         // Reading the (empty) body to its end lets the connection be used again.
         read_limited(operation, self.send(operation, request).await?).await.map(drop)
     }
+}
+
+/// Sends a request on a connection of its own.
+async fn over(operation: &'static str, link: &LinkConnector, request: reqwest::Request) -> Result<Response> {
+    let broke = |e: hyper::Error| {
+        Error::new(ErrorKind::Unavailable, "the link to the agent broke")
+            .with_operation(operation)
+            .with_context("cause", &e)
+            .with_retry(Retry::Temporary { after: None })
+            .with_source(e)
+    };
+    let malformed =
+        || Error::new(ErrorKind::InvalidInput, "the request is not valid").with_operation(operation);
+    let mut request = hyper::Request::<reqwest::Body>::try_from(request)
+        .map_err(|e| malformed().with_source(e.without_url()))?;
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
+    *request.uri_mut() = path.parse().map_err(|_| malformed())?;
+    request.headers_mut().entry(header::HOST).or_insert(header::HeaderValue::from_static("localhost"));
+    let io = TokioIo::new(link().await.map_err(|e| e.with_operation(operation))?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(broke)?;
+    // Ends with the answer, or with the protocol it is upgraded to.
+    tokio::spawn(connection.with_upgrades());
+    let answer = sender.send_request(request).await.map_err(broke)?;
+    Ok(Response::from(answer.map(reqwest::Body::wrap)))
 }
 
 /// The whole body, unless it is absurdly long.

@@ -57,7 +57,7 @@ impl RemoteFiles {
             let last = part.len.map(|n| (part.offset.saturating_add(n) - 1).to_string()).unwrap_or_default();
             request = request.header(header::RANGE, format!("bytes={}-{last}", part.offset));
         }
-        let answer = request.send().await.map_err(|e| problem::transport(OP, e))?;
+        let answer = self.client.answer(OP, request).await?;
         let status = answer.status();
         if status.as_u16() == 416 {
             return Ok(futures::stream::empty().boxed());

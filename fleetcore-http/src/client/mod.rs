@@ -15,7 +15,7 @@ mod frames;
 pub(crate) mod fuzz;
 mod identity;
 mod output;
-mod problem;
+pub(crate) mod problem;
 mod resume;
 mod routes;
 mod sessions;
@@ -24,6 +24,7 @@ pub mod wire;
 
 pub use attach::{AttachEvent, AttachInput, AttachOptions, AttachOutput, Attachment, SessionState};
 pub use connection::{Client, ClientBuilder, Credentials, Login};
+pub(crate) use connection::{LinkConnector, LinkIo};
 pub use events::{Event, EventStream};
 pub use executor::RemoteExecutor;
 pub use files::{RemoteFiles, Tail};

@@ -82,13 +82,13 @@ impl Names {
     }
 }
 
-fn intern(name: &str) -> &'static str {
+pub(crate) fn intern(name: &str) -> &'static str {
     static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
     NAMES.lock().intern(name)
 }
 
 /// The error in an answer. `operation` is what the client was doing; the server's own word wins.
-pub(super) fn error(operation: &'static str, status: Option<StatusCode>, body: &[u8]) -> Error {
+pub(crate) fn error(operation: &'static str, status: Option<StatusCode>, body: &[u8]) -> Error {
     let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
     let by_code = problem.code.as_deref().and_then(|c| KINDS.into_iter().find(|k| k.code() == c));
     let kind = by_code.or(status.map(|s| kind_of_status(s.as_u16()))).unwrap_or(ErrorKind::Unexpected);
@@ -113,7 +113,7 @@ pub(super) fn error(operation: &'static str, status: Option<StatusCode>, body: &
 }
 
 /// An error below HTTP.
-pub(super) fn transport(operation: &'static str, err: reqwest::Error) -> Error {
+pub(crate) fn transport(operation: &'static str, err: reqwest::Error) -> Error {
     let err = err.without_url();
     let (kind, message) = if err.is_timeout() {
         (ErrorKind::Timeout, "the server did not answer in time")
@@ -144,7 +144,7 @@ pub(super) fn transport(operation: &'static str, err: reqwest::Error) -> Error {
 }
 
 /// Whether a stream should connect again after this.
-pub(super) fn worth_reconnecting(err: &Error) -> bool {
+pub(crate) fn worth_reconnecting(err: &Error) -> bool {
     matches!(err.retry(), Retry::Temporary { .. })
         || matches!(err.kind(), ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::RateLimited)
 }

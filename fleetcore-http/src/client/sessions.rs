@@ -1,12 +1,14 @@
 //! Sessions of a server.
 
-use fleetcore::{Key, PtySize, Result, SessionId, Target};
+use std::ops::Range;
+
+use fleetcore::{Key, Offset, PtySize, Result, SessionId, Target};
 use reqwest::Method;
 use serde_json::json;
 
 use super::{
     Client,
-    wire::{NewSession, Page, Screen, Session, SessionWait, Turn},
+    wire::{NewSession, Page, Screen, Session, SessionWait, Turn, TurnText},
 };
 
 impl Client {
@@ -89,6 +91,17 @@ impl Client {
     pub async fn session_resize(&self, id: &SessionId, size: PtySize) -> Result<()> {
         let request = self.request(Method::POST, &["api", "v1", "sessions", id.as_str(), "resize"]);
         self.no_answer("client.session_resize", request.json(&size)).await
+    }
+
+    /// Text of a part of its output, as commands wrote it: without the shell's own marks and echo.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidInput` for a range that ends before it starts.
+    pub async fn session_text(&self, id: &SessionId, range: Range<Offset>) -> Result<String> {
+        let query = [("from", range.start.to_string()), ("to", range.end.to_string())];
+        let text: TurnText =
+            self.get("client.session_text", &["api", "v1", "sessions", id.as_str(), "text"], &query).await?;
+        Ok(text.text)
     }
 
     /// What the terminal shows, as text.

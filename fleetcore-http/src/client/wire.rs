@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use fleetcore::{
     Channel, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, ExecCapabilities,
-    ExitKind, ExitStatus, FileInfo, FileKind, HandedBack, Io, Labels, MachineState, Overflow, Program,
-    PtySize, Result, Role, Scope, SessionInfo, Target as TargetName, UserRecord,
+    ExitKind, ExitStatus, FileInfo, FileKind, HandedBack, Io, Labels, MachineState, Offset, Overflow,
+    Program, PtySize, Result, Role, Scope, SessionInfo, Target as TargetName, UserRecord,
 };
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
@@ -673,6 +673,32 @@ impl NewSession {
     }
 }
 
+impl NewSession {
+    /// What `spec` asks for, on `target`. Commands to run first are the caller's business.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an idle timeout below a second.
+    pub fn from_spec(target: &TargetName, spec: &fleetcore::SessionSpec) -> Result<Self> {
+        let idle_timeout_s = match spec.idle_timeout {
+            Some(idle) if idle.as_secs() == 0 => return Err(Error::invalid("idle_timeout", "at least 1 s")),
+            other => other.map(|idle| idle.as_secs()),
+        };
+        Ok(Self {
+            id: Some(spec.id.to_string()),
+            target: target.to_string(),
+            shell: spec.shell.clone(),
+            cwd: spec.cwd.clone(),
+            env: spec.env.clone(),
+            user: spec.user.clone(),
+            cols: spec.size.cols,
+            rows: spec.size.rows,
+            idle_timeout_s,
+            scrollback_lines: Some(spec.scrollback_lines),
+            labels: spec.labels.clone(),
+        })
+    }
+}
+
 /// When a session hands control back although its command runs on.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
@@ -732,6 +758,14 @@ pub struct Turn {
     /// Whether the middle of the text was left out.
     #[serde(default)]
     pub truncated: bool,
+}
+
+/// Text of a part of a session's output.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TurnText {
+    /// The text.
+    pub text: String,
 }
 
 /// Where a command in a session stands.
@@ -804,6 +838,17 @@ pub struct Cursor {
     pub col: usize,
     /// Whether it is shown.
     pub visible: bool,
+}
+
+impl From<Screen> for fleetcore::Screen {
+    fn from(s: Screen) -> Self {
+        let mut screen = Self::default();
+        (screen.lines, screen.scrollback) = (s.lines, s.scrollback);
+        (screen.cursor_row, screen.cursor_col, screen.cursor_visible) =
+            (s.cursor.row, s.cursor.col, s.cursor.visible);
+        screen.at = Offset(s.at);
+        screen
+    }
 }
 
 /// One file or directory.

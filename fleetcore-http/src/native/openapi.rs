@@ -65,6 +65,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(sessions::send_keys))
         .routes(routes!(sessions::resize_session))
         .routes(routes!(sessions::session_screen))
+        .routes(routes!(sessions::session_text))
         .routes(routes!(sessions::session_output))
         .routes(routes!(sessions::attach_session))
         .routes(routes!(files::read_file, files::write_file, files::remove_file))

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use fleetcore::{Result as CoreResult, Session as CoreSession, SessionId, Target, Turn as CoreTurn};
+use fleetcore::{Offset, Result as CoreResult, Session as CoreSession, SessionId, Target, Turn as CoreTurn};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -15,7 +15,9 @@ use utoipa::IntoParams;
 use super::{
     attach::{self, AttachQuery, Party},
     output::{self, OutputQuery, Source},
-    wire::{CreateSession, Items, RunInSession, ScreenText, SendKeys, Session, Size, Turn, Wait, WaitOn},
+    wire::{
+        CreateSession, Items, RunInSession, ScreenText, SendKeys, Session, Size, Turn, TurnText, Wait, WaitOn,
+    },
 };
 use crate::{
     app::App,
@@ -316,6 +318,35 @@ pub(super) async fn session_screen(
         screen.scrollback.clear();
     }
     Ok(Json(screen.into()))
+}
+
+/// Which part of the output.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TextQuery {
+    /// First byte.
+    from: u64,
+    /// First byte that is not wanted any more.
+    to: u64,
+}
+
+/// Text of a part of its output: what commands wrote, without the shell's own marks and echo. Bytes that are no longer
+/// kept are missing.
+#[utoipa::path(get, path = "/api/v1/sessions/{id}/text", tag = "sessions",
+    params(("id" = String, Path, description = "Its name", pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"), TextQuery),
+    responses((status = 200, description = "The text", body = TurnText)))]
+pub(super) async fn session_text(
+    _: CanRead,
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<TextQuery>,
+) -> Reply<Json<TurnText>> {
+    let (_, session) = find(&app, &name)?;
+    if query.from > query.to {
+        return Err(Problem::invalid("to", "at least as much as from"));
+    }
+    Ok(Json(TurnText { text: session.text(Offset(query.from)..Offset(query.to)).await? }))
 }
 
 /// Output of its terminal, as for commands.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::Fleet;
-use crate::{CommandStore, Executor, Layer, Provider};
+use crate::{AgentDirectory, CommandStore, Executor, Layer, Provider};
 
 /// Bounds of one fleet. The defaults suit a small server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,7 @@ pub struct FleetBuilder {
     pub(super) providers: BTreeMap<&'static str, Arc<dyn Provider>>,
     pub(super) layers: Vec<Arc<dyn Layer>>,
     pub(super) store: Option<Arc<dyn CommandStore>>,
+    pub(super) agents: Option<Arc<dyn AgentDirectory>>,
     pub(super) limits: FleetLimits,
 }
 
@@ -61,6 +62,13 @@ impl FleetBuilder {
     #[must_use]
     pub fn with_store(mut self, store: Arc<dyn CommandStore>) -> Self {
         self.store = Some(store);
+        self
+    }
+
+    /// Reaches targets that name an agent through `agents`.
+    #[must_use]
+    pub fn with_agents(mut self, agents: Arc<dyn AgentDirectory>) -> Self {
+        self.agents = Some(agents);
         self
     }
 

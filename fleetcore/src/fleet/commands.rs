@@ -8,14 +8,14 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{FleetEvent, FleetLimits, Machine};
 use crate::{
-    CommandFilter, CommandId, CommandRecord, CommandSpec, CommandState, CommandStore, CommandStream,
-    EndReason, Error, ErrorKind, ExitKind, ExitStatus, Offset, OpContext, RequestKey, Result, Retry,
-    RunningCommand, Target,
+    AgentDirectory, AgentId, CommandFilter, CommandId, CommandRecord, CommandSpec, CommandState,
+    CommandStore, CommandStream, EndReason, Error, ErrorKind, Executor, ExitKind, ExitStatus, Offset,
+    OpContext, RequestKey, Result, Retry, RunningCommand, Target,
     journal::Journal,
     supervisor::{self, CommandHandle, Observer, Recording},
 };
@@ -34,6 +34,7 @@ pub struct Commands {
 
 struct Inner {
     store: Option<Arc<dyn CommandStore>>,
+    agents: Option<Arc<dyn AgentDirectory>>,
     limits: FleetLimits,
     running: Mutex<HashMap<CommandId, CommandHandle>>,
     /// Ids between the request and the entry in `running`.
@@ -42,7 +43,16 @@ struct Inner {
     request_key: Option<RequestKey>,
     permits: Arc<Semaphore>,
     events: broadcast::Sender<FleetEvent>,
+    /// Lost commands that an agent may still know; read from the store when the first agent comes back.
+    orphans: AsyncMutex<Option<Orphans>>,
+    /// Those that were lost since.
+    new_orphans: Mutex<Vec<(CommandId, Target)>>,
 }
+
+type Orphans = HashMap<AgentId, Vec<(CommandId, Target)>>;
+
+/// Lost commands that are remembered for agents. More would mean that agents went away for good.
+const ORPHANS_MAX: usize = 100_000;
 
 impl fmt::Debug for Commands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,6 +121,12 @@ impl Observer for Inner {
         if record.state.is_settled() {
             self.running.lock().remove(&record.id);
         }
+        if may_come_back(record) {
+            let mut orphans = self.new_orphans.lock();
+            if orphans.len() < ORPHANS_MAX {
+                orphans.push((record.id, record.target.clone()));
+            }
+        }
         // Nobody listening is fine.
         let _ = self.events.send(FleetEvent::Command(Arc::clone(record)));
     }
@@ -119,6 +135,7 @@ impl Observer for Inner {
 impl Commands {
     pub(super) fn new(
         store: Option<Arc<dyn CommandStore>>,
+        agents: Option<Arc<dyn AgentDirectory>>,
         limits: FleetLimits,
         events: broadcast::Sender<FleetEvent>,
     ) -> Self {
@@ -130,12 +147,15 @@ impl Commands {
         Self {
             inner: Arc::new(Inner {
                 store,
+                agents,
                 limits,
                 running: Mutex::default(),
                 starting: Mutex::default(),
                 request_key,
                 permits,
                 events,
+                orphans: AsyncMutex::default(),
+                new_orphans: Mutex::default(),
             }),
         }
     }
@@ -163,20 +183,75 @@ impl Commands {
         let executor = machine.executor(&cx).await?;
         let recording = Recording { request, ..self.recording(target)? };
         let running = supervisor::spawn(&*executor, &cx, id, spec, recording).await?;
-        self.inner.running.lock().insert(id, running.handle());
-        // It may have ended before it was entered.
-        if running.record().state.is_settled() {
-            self.inner.running.lock().remove(&id);
-        }
-        if self.inner.permits.is_closed() {
-            // It began while the fleet was being shut down.
-            running.end(EndReason::Shutdown);
-        }
+        self.enter(running.handle());
         if cancel.is_cancelled() {
             // Somebody asked for its end just when it began.
             running.end(EndReason::Requested);
         }
         Ok(running)
+    }
+
+    /// Lost commands of an agent, each handed out once.
+    pub(super) async fn orphans(&self, agent: &AgentId) -> Result<Vec<(CommandId, Target)>> {
+        let Some(store) = &self.inner.store else { return Ok(Vec::new()) };
+        let mut known = self.inner.orphans.lock().await;
+        if known.is_none() {
+            *known = Some(lost_commands(&**store).await?);
+        }
+        let orphans = known.get_or_insert_default();
+        for (id, target) in std::mem::take(&mut *self.inner.new_orphans.lock()) {
+            if let Some(agent) = target.agent() {
+                orphans.entry(agent.clone()).or_default().push((id, target));
+            }
+        }
+        let mut mine = orphans.remove(agent).unwrap_or_default();
+        mine.sort_unstable();
+        mine.dedup();
+        Ok(mine)
+    }
+
+    /// Takes up a lost command again that still runs, or has ended, where `executor` leads.
+    pub(super) async fn adopt(
+        &self,
+        executor: &dyn Executor,
+        cx: &OpContext,
+        target: &Target,
+        id: CommandId,
+    ) -> Result<()> {
+        let store = self.inner.store.as_ref().ok_or_else(|| not_found(id))?;
+        let _reserved = self.inner.reserve(id, cx.cancel.child_token())?;
+        let record = store.get(id).await?;
+        if record.state != CommandState::Lost {
+            return Err(Error::new(ErrorKind::InvalidState, "the command is not lost")
+                .with_context("command", id)
+                .with_context("state", record.state));
+        }
+        let recording = self.recording(target)?;
+        let handle = match supervisor::adopt(executor, cx, record, recording).await {
+            Ok(handle) => handle,
+            Err(e) => {
+                if e.kind() != ErrorKind::NotFound {
+                    self.inner.new_orphans.lock().push((id, target.clone()));
+                }
+                return Err(e);
+            }
+        };
+        self.enter(handle);
+        Ok(())
+    }
+
+    /// Lists a command that has begun.
+    fn enter(&self, handle: CommandHandle) {
+        let id = handle.id();
+        self.inner.running.lock().insert(id, handle.clone());
+        // It may have ended before it was entered.
+        if handle.record().state.is_settled() {
+            self.inner.running.lock().remove(&id);
+        }
+        if self.inner.permits.is_closed() {
+            // It began while the fleet was being shut down.
+            handle.leave();
+        }
     }
 
     /// A recording for one more command; takes one of the fleet's permits.
@@ -337,9 +412,12 @@ impl Commands {
             return Ok(live(&handle, from));
         }
         let store = self.inner.store.as_ref().ok_or_else(|| not_found(id))?;
-        let record = store.get(id).await?;
-        if !record.state.is_settled() {
-            // It began between the two looks.
+        let mut record = store.get(id).await?;
+        if self.may_be_back(&record).await {
+            record = store.get(id).await?;
+        }
+        if !record.state.is_settled() || record.target.agent().is_some() {
+            // It began between the two looks, or was taken up again.
             if let Some(handle) = self.handle(id) {
                 return Ok(live(&handle, from));
             }
@@ -360,7 +438,25 @@ impl Commands {
             handle.wait().await?;
             return Ok(CommandRecord::clone(&handle.record()));
         }
-        self.get(id).await
+        let record = self.get(id).await?;
+        if self.may_be_back(&record).await {
+            if let Some(handle) = self.handle(id) {
+                handle.wait().await?;
+                return Ok(CommandRecord::clone(&handle.record()));
+            }
+            return self.get(id).await;
+        }
+        Ok(record)
+    }
+
+    /// For a lost command, waits until its agent has had the chance to come back; says whether to look again.
+    async fn may_be_back(&self, record: &CommandRecord) -> bool {
+        let (Some(agents), Some(agent)) = (&self.inner.agents, record.target.agent()) else { return false };
+        if !may_come_back(record) {
+            return false;
+        }
+        agents.caught_up(agent).await;
+        true
     }
 
     pub(super) async fn shutdown(&self) {
@@ -381,7 +477,7 @@ impl Commands {
                 break;
             }
             for handle in &handles {
-                handle.end(EndReason::Shutdown);
+                handle.leave();
             }
             for handle in handles {
                 // An error means that its runtime is gone, and the process with it.
@@ -390,6 +486,36 @@ impl Commands {
             }
         }
     }
+}
+
+/// Whether an agent may still know better: nobody saw how the command ended. An agent that has lost it itself says so
+/// with an exit of an unknown kind.
+fn may_come_back(record: &CommandRecord) -> bool {
+    let unseen = record.exit.is_none_or(|e| e.reason == Some(EndReason::LeaseExpired));
+    record.state == CommandState::Lost && unseen && record.target.agent().is_some()
+}
+
+/// All lost commands of all agents, page by page.
+async fn lost_commands(store: &dyn CommandStore) -> Result<Orphans> {
+    let mut orphans = Orphans::new();
+    let mut filter =
+        CommandFilter { states: vec![CommandState::Lost], limit: Some(1000), ..CommandFilter::default() };
+    let mut total = 0;
+    loop {
+        let page = store.list(filter.clone()).await?;
+        let Some(last) = page.last().map(|r| r.id) else { break };
+        for record in page.into_iter().filter(may_come_back) {
+            if let Some(agent) = record.target.agent() {
+                total += 1;
+                orphans.entry(agent.clone()).or_default().push((record.id, record.target));
+            }
+        }
+        if total >= ORPHANS_MAX {
+            break;
+        }
+        filter.before = Some(last);
+    }
+    Ok(orphans)
 }
 
 fn not_found(id: CommandId) -> Error {

@@ -7,8 +7,8 @@ use tokio::sync::broadcast;
 
 use super::{Commands, FleetBuilder, Machine, ProviderHandle, Sessions};
 use crate::{
-    CommandRecord, Error, ErrorKind, ExecCapabilities, Executor, Layer, MachineFilter, MachineId,
-    MachineInfo, MachineState, OpContext, Provider, Result, SessionId, SessionInfo, Target,
+    AgentDirectory, AgentId, CommandRecord, Error, ErrorKind, Executor, Layer, MachineFilter, MachineId,
+    MachineInfo, MachineState, OpContext, Provider, Result, SessionId, SessionInfo, Target, TargetInfo,
 };
 
 /// Something has happened; for live views. A listener that falls behind must list anew.
@@ -23,24 +23,11 @@ pub enum FleetEvent {
     SessionClosed(SessionId),
 }
 
-/// One line of the list of targets.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct TargetInfo {
-    /// Its name everywhere.
-    pub target: Target,
-    /// The scheme of its provider, or `local`.
-    pub provider: String,
-    /// What its provider reports.
-    pub info: MachineInfo,
-    /// What can be done on it; `None` when it cannot be reached now.
-    pub capabilities: Option<ExecCapabilities>,
-}
-
 pub(super) struct Inner {
     host: Option<Arc<dyn Executor>>,
     providers: BTreeMap<&'static str, Arc<dyn Provider>>,
     layers: Vec<Arc<dyn Layer>>,
+    agents: Option<Arc<dyn AgentDirectory>>,
     pub(super) commands: Commands,
     pub(super) sessions: Sessions,
     events: broadcast::Sender<FleetEvent>,
@@ -90,10 +77,10 @@ impl Fleet {
 
     pub(super) fn assemble(parts: FleetBuilder) -> Self {
         let (events, _) = broadcast::channel(parts.limits.events.max(1));
-        let commands = Commands::new(parts.store, parts.limits, events.clone());
+        let commands = Commands::new(parts.store, parts.agents.clone(), parts.limits, events.clone());
         let sessions = Sessions::new(parts.limits, events.clone());
-        let FleetBuilder { host, providers, layers, .. } = parts;
-        Self { inner: Arc::new(Inner { host, providers, layers, commands, sessions, events }) }
+        let FleetBuilder { host, providers, layers, agents, .. } = parts;
+        Self { inner: Arc::new(Inner { host, providers, layers, agents, commands, sessions, events }) }
     }
 
     /// The machine of a target such as `local` or `multipass/dev1`.
@@ -114,7 +101,8 @@ impl Fleet {
                 .with_context("available", self.available())
         };
         if let Some(agent) = target.agent() {
-            return Err(missing("agent", agent.as_str()));
+            let agents = self.inner.agents.as_ref().ok_or_else(|| missing("agent", agent.as_str()))?;
+            return Machine::through_agent(self.clone(), target.clone(), agents);
         }
         match (target.provider(), target.machine_id()) {
             (Some(scheme), Some(id)) => {
@@ -128,7 +116,9 @@ impl Fleet {
 
     fn available(&self) -> String {
         let host = self.inner.host.iter().map(|_| "local".to_owned());
-        host.chain(self.inner.providers.keys().map(|p| format!("{p}/…"))).collect::<Vec<_>>().join(", ")
+        let agents = self.inner.agents.iter().map(|_| "AGENT".to_owned());
+        let providers = self.inner.providers.keys().map(|p| format!("{p}/…"));
+        host.chain(providers).chain(agents).collect::<Vec<_>>().join(", ")
     }
 
     /// The provider of a scheme such as `multipass`: to create machines and for what is not about one machine.
@@ -156,8 +146,12 @@ impl Fleet {
 
     /// A provider with all layers around it.
     pub(super) fn layered_provider(&self, scheme: &str) -> Option<Arc<dyn Provider>> {
-        let base = Arc::clone(self.inner.providers.get(scheme)?);
-        Some(self.inner.layers.iter().fold(base, |inner, layer| layer.layer_provider(inner)))
+        Some(self.layered_around(Arc::clone(self.inner.providers.get(scheme)?)))
+    }
+
+    /// A provider from elsewhere with all layers around it.
+    pub(super) fn layered_around(&self, base: Arc<dyn Provider>) -> Arc<dyn Provider> {
+        self.inner.layers.iter().fold(base, |inner, layer| layer.layer_provider(inner))
     }
 
     pub(super) fn host(&self) -> Option<Arc<dyn Executor>> {
@@ -195,6 +189,9 @@ impl Fleet {
         while let Some(machines) = listings.next().await {
             all.extend(machines?);
         }
+        if let Some(agents) = &self.inner.agents {
+            all.extend(agents.targets(cx).await?);
+        }
         Ok(all)
     }
 
@@ -229,6 +226,27 @@ impl Fleet {
             described.push(TargetInfo { target, provider: scheme.to_owned(), info, capabilities });
         }
         Ok(described)
+    }
+
+    /// Takes over again what runs at an agent: commands whose record was given up as `Lost`, because this process was
+    /// started anew or because the agent was away for too long. Their output goes on where the log ends. For whoever
+    /// connects agents, to be called when one is back.
+    ///
+    /// # Errors
+    /// Those of the store; commands the agent does not know stay `Lost`.
+    pub async fn resume_agent(&self, agent: &AgentId) -> Result<()> {
+        let cx = OpContext::default();
+        for (id, target) in self.inner.commands.orphans(agent).await? {
+            let adopted = async {
+                let executor = self.target(&target)?.executor(&cx).await?;
+                self.inner.commands.adopt(&*executor, &cx, &target, id).await
+            };
+            match adopted.await {
+                Ok(()) => tracing::info!(command = %id, %target, "a command was taken over again"),
+                Err(e) => tracing::info!(command = %id, %target, error = %e, "a command stays lost"),
+            }
+        }
+        Ok(())
     }
 
     /// Commands of this fleet, running and recorded.

@@ -4,9 +4,9 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{Files, Fleet};
 use crate::{
-    ActionInfo, ActionScope, CommandId, CommandSpec, Error, ErrorKind, Executor, Json, MachineId,
-    MachineInfo, MachineState, OpContext, Provider, Result, RunningCommand, Session, SessionSpec, StopMode,
-    Target, session::ShellSession,
+    ActionInfo, ActionScope, AgentDirectory, CommandId, CommandSpec, Error, ErrorKind, Executor, Json,
+    MachineId, MachineInfo, MachineState, OpContext, Provider, Result, RunningCommand, Session, SessionSpec,
+    StopMode, Target, session::ShellSession,
 };
 
 /// First pause between two looks at a machine that is coming up.
@@ -19,8 +19,10 @@ const WAIT_MOST: Duration = Duration::from_secs(5);
 pub struct Machine {
     fleet: Fleet,
     target: Target,
-    /// `None` is the host of this process.
+    /// `None` is a host.
     at: Option<(Arc<dyn Provider>, MachineId)>,
+    /// The way there, when it leads through an agent; not layered yet.
+    agent: Option<Arc<dyn Executor>>,
 }
 
 impl fmt::Debug for Machine {
@@ -31,7 +33,23 @@ impl fmt::Debug for Machine {
 
 impl Machine {
     pub(super) fn new(fleet: Fleet, target: Target, at: Option<(Arc<dyn Provider>, MachineId)>) -> Self {
-        Self { fleet, target, at }
+        Self { fleet, target, at, agent: None }
+    }
+
+    /// A target that names an agent.
+    pub(super) fn through_agent(
+        fleet: Fleet,
+        target: Target,
+        agents: &Arc<dyn AgentDirectory>,
+    ) -> Result<Self> {
+        let at = match (target.agent(), target.provider(), target.machine_id()) {
+            (Some(agent), Some(scheme), Some(id)) => {
+                Some((fleet.layered_around(agents.provider(agent, scheme)?), id.clone()))
+            }
+            _ => None,
+        };
+        let agent = Some(agents.executor(&target)?);
+        Ok(Self { fleet, target, at, agent })
     }
 
     /// Its name.
@@ -44,6 +62,9 @@ impl Machine {
     /// # Errors
     /// `NotFound`, `InvalidState` when it is not up, `Timeout` and `Cancelled` from `cx`.
     pub async fn executor(&self, cx: &OpContext) -> Result<Arc<dyn Executor>> {
+        if let Some(agent) = &self.agent {
+            return Ok(self.fleet.layered(Arc::clone(agent)));
+        }
         match &self.at {
             None => {
                 self.fleet.host().ok_or_else(|| Error::new(ErrorKind::NotFound, "this fleet has no host"))
@@ -65,7 +86,10 @@ impl Machine {
     /// `NotFound`; those of the provider and `cx`.
     pub async fn info(&self, cx: &OpContext) -> Result<MachineInfo> {
         match &self.at {
-            None => Ok(MachineInfo::new(MachineId::new(crate::LOCAL)?, MachineState::Running)),
+            None => {
+                let name = self.target.agent().map_or(crate::LOCAL, |a| a.as_str());
+                Ok(MachineInfo::new(MachineId::new(name)?, MachineState::Running))
+            }
             Some((provider, id)) => cx.guard("info", provider.info(cx, id)).await,
         }
     }

@@ -11,7 +11,7 @@ mod sessions;
 pub use builder::{FleetBuilder, FleetLimits};
 pub use commands::Commands;
 pub use files::Files;
-pub use handle::{Fleet, FleetEvent, TargetInfo};
+pub use handle::{Fleet, FleetEvent};
 pub use machine::Machine;
 pub use provider::ProviderHandle;
 pub use sessions::{Sessions, ViewerGuard};

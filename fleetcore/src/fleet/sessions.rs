@@ -12,7 +12,9 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{FleetEvent, FleetLimits, Machine};
-use crate::{Error, ErrorKind, OpContext, Result, Session, SessionId, SessionInfo, SessionSpec, Target};
+use crate::{
+    Error, ErrorKind, OnDrop, OpContext, Result, Session, SessionId, SessionInfo, SessionSpec, Target,
+};
 
 /// How long a session whose shell has ended stays listed, so that a client that is just reconnecting still gets
 /// the last output.
@@ -109,30 +111,65 @@ impl Sessions {
         &self,
         cx: &OpContext,
         machine: &Machine,
-        spec: SessionSpec,
+        mut spec: SessionSpec,
     ) -> Result<Arc<dyn Session>> {
         let id = spec.id.clone();
-        let idle = spec.idle_timeout;
+        let elsewhere = machine.target().agent().is_some();
+        // Sessions of an agent outlive this process, and are watched for idleness over there.
+        let idle = spec.idle_timeout.filter(|_| !elsewhere);
+        if elsewhere {
+            spec.on_drop = OnDrop::Detach;
+        }
         let viewers = Arc::new(watch::channel(0).0);
         self.reserve(&id, machine.target(), &viewers)?;
         let mut reservation = Reservation { inner: &self.inner, id: Some(id.clone()) };
         let session = machine.open_session_with(cx, spec).await?;
+        reservation.id = None;
+        self.enter(machine.target(), &session, idle, &viewers).inspect_err(|_| {
+            self.inner.table.lock().entries.remove(&id);
+        })?;
+        Ok(session)
+    }
+
+    /// Lists a session that is open already, at an agent that has come back. Fine when it is listed.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when another session has the name; `RateLimited` when too many are open.
+    pub fn adopt(&self, target: &Target, session: Arc<dyn Session>) -> Result<()> {
+        let id = session.id().clone();
+        if self.target(&id).is_ok_and(|known| known == *target) {
+            return Ok(());
+        }
+        let viewers = Arc::new(watch::channel(0).0);
+        self.reserve(&id, target, &viewers)?;
+        self.enter(target, &session, None, &viewers).inspect_err(|_| {
+            self.inner.table.lock().entries.remove(&id);
+        })
+    }
+
+    /// Lists a session whose name is reserved.
+    fn enter(
+        &self,
+        target: &Target,
+        session: &Arc<dyn Session>,
+        idle: Option<Duration>,
+        viewers: &Arc<watch::Sender<usize>>,
+    ) -> Result<()> {
+        let id = session.id().clone();
         {
             let mut table = self.inner.table.lock();
             if table.closed {
                 return Err(shutting_down());
             }
             if let Some(entry) = table.entries.get_mut(&id) {
-                entry.session = Some(Arc::clone(&session));
+                entry.session = Some(Arc::clone(session));
             }
         }
-        reservation.id = None;
-        let info = session.info();
-        let _ = self.inner.events.send(FleetEvent::Session(machine.target().clone(), Box::new(info)));
+        let _ = self.inner.events.send(FleetEvent::Session(target.clone(), Box::new(session.info())));
         let gone = self.inner.gone.token();
-        let (inner, watched) = (Arc::downgrade(&self.inner), Arc::clone(&session));
+        let (inner, watched) = (Arc::downgrade(&self.inner), Arc::clone(session));
         tokio::spawn(watch_over(inner, id, watched, idle, viewers.subscribe(), gone));
-        Ok(session)
+        Ok(())
     }
 
     fn reserve(&self, id: &SessionId, target: &Target, viewers: &Arc<watch::Sender<usize>>) -> Result<()> {
@@ -233,6 +270,8 @@ impl Sessions {
             table.closed = true;
             std::mem::take(&mut table.entries)
                 .into_iter()
+                // Those of an agent run on, to be adopted by whoever comes after us.
+                .filter(|(_, e)| e.target.agent().is_none())
                 .filter_map(|(id, e)| Some((id, e.session?)))
                 .collect()
         };

@@ -78,6 +78,10 @@ impl JournalStream {
             let gap = CommandEvent::Gap { from: Offset(self.pos), to: Offset(inner.base) };
             self.pos = inner.base;
             gap
+        } else if let Some(to) = inner.gap_at(self.pos) {
+            let gap = CommandEvent::Gap { from: Offset(self.pos), to: Offset(to) };
+            self.pos = to;
+            gap
         } else if let Some(chunk) = inner.find(self.pos) {
             let skip = (self.pos - chunk.offset.0) as usize;
             let chunk =

@@ -85,6 +85,12 @@ impl Inner {
         self.chunks.get(self.chunks.partition_point(|c| c.end().0 <= pos))
     }
 
+    /// End of the hole at `pos`, if there is one.
+    pub(super) fn gap_at(&self, pos: u64) -> Option<u64> {
+        let there = self.find(pos).map_or(self.next, |chunk| chunk.offset.0);
+        (there > pos).then_some(there)
+    }
+
     /// Merges small neighbours of one channel.
     fn compact(&mut self) {
         let mut merged: VecDeque<OutputChunk> = VecDeque::with_capacity(self.chunks.len() / 2);
@@ -99,6 +105,7 @@ impl Inner {
             run = match run {
                 Some((head, mut data))
                     if head.channel == chunk.channel
+                        && head.offset.0 + data.len().max(head.data.len()) as u64 == chunk.offset.0
                         && data.len().max(head.data.len()) + chunk.data.len() <= COMPACT_TO_BYTES =>
                 {
                     if data.is_empty() {
@@ -143,6 +150,22 @@ impl Journal {
             inner: Mutex::new(inner),
             space: Notify::new(),
         })
+    }
+
+    /// The journal of a command that is taken up again at `from`: what is older is in the store.
+    pub(crate) fn resumed(
+        id: CommandId,
+        capacity: usize,
+        overflow: Overflow,
+        store: Option<Arc<dyn CommandStore>>,
+        from: Offset,
+    ) -> Arc<Self> {
+        let journal = Self::new(id, capacity, overflow, store);
+        {
+            let mut inner = journal.lock();
+            (inner.base, inner.next) = (from.0, from.0);
+        }
+        journal
     }
 
     /// The journal of a command that ended before: everything is in the store.
@@ -202,6 +225,19 @@ impl Journal {
     /// Stamps bytes with the offset they will get; [`Journal::push`] them next.
     pub(crate) fn stamp(&self, channel: Channel, data: Bytes) -> OutputChunk {
         OutputChunk { offset: self.end(), channel, at: Timestamp::now(), data }
+    }
+
+    /// The bytes up to `to` will never come: readers see a gap, and the next chunk begins there.
+    pub(crate) fn skip(&self, to: Offset) {
+        let mut inner = self.lock();
+        if to.0 <= inner.next {
+            return;
+        }
+        inner.next = to.0;
+        if inner.chunks.is_empty() && self.store.is_none() {
+            inner.base = to.0;
+        }
+        inner.wake_all();
     }
 
     /// Appends a stamped chunk and wakes the readers.

@@ -57,6 +57,33 @@ fn follow(at: &mut u64, events: &[CommandEvent], written: &[u8]) -> (u64, bool) 
     (gaps, exited)
 }
 
+#[tokio::test]
+async fn bytes_that_will_never_come_are_a_gap_for_every_reader() {
+    let journal = journal(100, Overflow::DropOldest);
+    let early = journal.subscribe(Offset(0));
+    push(&journal, Channel::Stdout, b"abc");
+    journal.skip(Offset(10));
+    push(&journal, Channel::Stdout, b"xyz");
+    // The past is not skipped again.
+    journal.skip(Offset(5));
+    journal.skip(Offset(20));
+    finish(&journal);
+    for (mut stream, first) in
+        [(early, 0), (journal.subscribe(Offset(0)), 0), (journal.subscribe(Offset(5)), 1)]
+    {
+        let seen: Vec<_> = ready(&mut stream)
+            .await
+            .iter()
+            .map(|e| match e {
+                CommandEvent::Output(c) => (c.offset.0, c.end().0),
+                CommandEvent::Gap { from, to } => (from.0.min(3), to.0),
+                _ => (0, 0),
+            })
+            .collect();
+        assert_eq!(seen, [(0, 3), (3, 10), (10, 13), (3, 20), (0, 0)][first..]);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push(u8, usize),

@@ -1,13 +1,13 @@
 //! Early refusals.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
 use crate::{
-    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Io, Json, MachineCapabilities,
-    MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Program, PtySize, Result, SessionSpec,
-    Signal, StopMode,
+    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, Io, Json,
+    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Program, PtySize,
+    Result, SessionSpec, Signal, StopMode,
     raw::{Executor, FileSystem, Layer, OpContext, ProcessControl, Provider, RawProcess, Session},
 };
 
@@ -154,6 +154,14 @@ impl ProcessControl for CheckedControl {
 
     fn disarm(&mut self) {
         self.control.disarm();
+    }
+
+    async fn end(&self, polite: Signal, grace: Duration) -> Result<bool> {
+        self.control.end(polite, grace).await
+    }
+
+    fn verdict(&self) -> Option<ExitStatus> {
+        self.control.verdict()
     }
 }
 

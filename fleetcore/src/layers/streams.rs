@@ -1,12 +1,12 @@
 //! Things that live as long as a process or a stream.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _};
 
 use crate::{
-    PtySize, Result, Signal,
+    ExitStatus, PtySize, Result, Signal,
     raw::{ByteStream, ProcessControl, RawProcess},
 };
 
@@ -59,5 +59,13 @@ impl<G: Send + Sync> ProcessControl for Kept<G> {
 
     fn disarm(&mut self) {
         self.control.disarm();
+    }
+
+    async fn end(&self, polite: Signal, grace: Duration) -> Result<bool> {
+        self.control.end(polite, grace).await
+    }
+
+    fn verdict(&self) -> Option<ExitStatus> {
+        self.control.verdict()
     }
 }

@@ -1,6 +1,6 @@
 //! Running things on one machine.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,7 +9,8 @@ use tokio::io::AsyncWrite;
 
 use super::{FileSystem, OpContext, Session};
 use crate::{
-    Channel, CommandId, CommandSpec, ExecCapabilities, ExitKind, Offset, PtySize, Result, SessionSpec, Signal,
+    Channel, CommandId, CommandSpec, ExecCapabilities, ExitKind, ExitStatus, Offset, PtySize, Result,
+    SessionSpec, Signal,
 };
 
 /// Runs commands on ONE machine. `spawn` is the only required power; files and sessions are built on top of it
@@ -39,7 +40,8 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
 pub struct RawProcess {
     /// Local process id, if there is one.
     pub pid: Option<u32>,
-    /// Output of all channels in arrival order; ends when every pipe is closed. Not polling it is back-pressure.
+    /// Output of all channels in arrival order; ends when every pipe is closed. Not polling it is back-pressure. An error
+    /// ends it, but for `DataLoss` with the context `to`: the bytes before that offset are gone, and it goes on there.
     pub output: BoxStream<'static, Result<(Channel, Bytes)>>,
     /// Input; `None` when the spec asked for none. Shutting it down closes a pipe, or types end-of-file on a PTY.
     pub stdin: Option<Pin<Box<dyn AsyncWrite + Send>>>,
@@ -68,4 +70,18 @@ pub trait ProcessControl: Send + Sync + fmt::Debug {
     async fn resize(&self, size: PtySize) -> Result<()>;
     /// Leave the tree alone on drop.
     fn disarm(&mut self);
+    /// Ends the command for good: `polite`, then `grace`, then KILL to all of the tree. Returns whether somebody else
+    /// sees to that; otherwise the caller does it with [`signal`](Self::signal).
+    ///
+    /// Only processes that have a supervisor of their own elsewhere answer `true`: they can be asked to end while they
+    /// cannot be reached, and grace is counted where they run. A wrapper that does not forward this still works.
+    async fn end(&self, polite: Signal, grace: Duration) -> Result<bool> {
+        let _ = (polite, grace);
+        Ok(false)
+    }
+    /// The word of a supervisor elsewhere on how the command ended, once `exit` has resolved. `None` when there is no
+    /// such supervisor, which is the default: the caller's own is the only one then.
+    fn verdict(&self) -> Option<ExitStatus> {
+        None
+    }
 }

@@ -3,6 +3,7 @@
 //! The traits have no default bodies (but [`Layer`]'s hooks): a wrapper that forgets to forward a method does
 //! not compile, instead of silently answering "unsupported".
 
+mod agents;
 mod context;
 mod executor;
 mod files;
@@ -11,6 +12,7 @@ mod provider;
 mod session;
 mod stores;
 
+pub use agents::AgentDirectory;
 pub use context::OpContext;
 pub use executor::{Executor, ProcessControl, RawProcess};
 pub use files::{ByteStream, FileSystem};

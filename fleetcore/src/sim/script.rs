@@ -87,7 +87,7 @@ impl Script {
     pub(super) async fn feed(&mut self, mut data: ByteStream, limit: usize) -> Result<Bytes> {
         let stdin = self.process.stdin.take();
         let feed = async {
-            let Some(mut stdin) = stdin else { return Ok(()) };
+            let Some(mut stdin) = stdin else { return Ok::<(), Error>(()) };
             while let Some(piece) = data.next().await {
                 if stdin.write_all(&piece?).await.is_err() {
                     return Ok(()); // it will have said why

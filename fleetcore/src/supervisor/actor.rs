@@ -1,6 +1,10 @@
 //! The task that owns a process: reads its output, passes signals on, ends it, keeps its record.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -9,6 +13,7 @@ use tokio::{
     sync::{Mutex as AsyncMutex, mpsc, watch},
     time::{Instant, Sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     CommandHandle, Recording, RunningCommand,
@@ -16,8 +21,8 @@ use super::{
 };
 use crate::{
     Channel, CommandId, CommandRecord, CommandSpec, CommandState, EndReason, Error, ErrorKind, Executor,
-    ExitKind, ExitStatus, Io, OpContext, OutputChunk, Result, Signal, StateChange, Target, journal::Journal,
-    raw::RawProcess,
+    ExitKind, ExitStatus, Io, Offset, OnDrop, OpContext, OutputChunk, Result, Signal, StateChange, Target,
+    journal::Journal, raw::RawProcess,
 };
 
 /// Requests (signals, resizes) that may wait for the supervisor.
@@ -101,27 +106,52 @@ pub(crate) async fn spawn(
         }
     };
     let recording = unstarted.recording.take().unwrap_or_default();
-    Ok(supervise(raw, id, spec, Arc::clone(&unstarted.record), recording))
+    let outlives = executor.capabilities().reattach;
+    Ok(supervise(raw, spec, Arc::clone(&unstarted.record), recording, outlives))
+}
+
+/// Takes up a command again that runs elsewhere under a supervisor of its own: `record` was given up as `Lost`, and its
+/// log ends at the record's `output_end`.
+///
+/// # Errors
+/// Those of [`Executor::reattach`]; the record stays as it is then.
+pub(crate) async fn adopt(
+    executor: &dyn Executor,
+    cx: &OpContext,
+    record: CommandRecord,
+    recording: Recording,
+) -> Result<CommandHandle> {
+    let mut spec = CommandSpec::new(record.program.clone());
+    spec.io = record.pty.map_or(spec.io, Io::Pty);
+    spec.on_drop = OnDrop::Detach;
+    let raw = cx.guard("reattach", executor.reattach(cx, record.id, record.output_end)).await?;
+    Ok(supervise(raw, spec, Arc::new(record), recording, true).detach())
 }
 
 /// Puts a running process under supervision.
 pub(super) fn supervise(
     mut raw: RawProcess,
-    id: CommandId,
     spec: CommandSpec,
     record: Arc<CommandRecord>,
     recording: Recording,
+    outlives: bool,
 ) -> RunningCommand {
-    let journal = Journal::new(id, spec.replay_bytes, spec.overflow, recording.store.clone());
+    let (id, from) = (record.id, record.output_end);
+    let journal = Journal::resumed(id, spec.replay_bytes, spec.overflow, recording.store.clone(), from);
     let (requests, request_queue) = mpsc::channel(REQUEST_QUEUE);
+    // One that is taken up again is lost no more from the moment it is listed.
+    let running = record.apply(&StateChange::to(CommandState::Running)).ok().map(Arc::new);
+    let shown = running.filter(|_| record.state == CommandState::Lost).unwrap_or_else(|| Arc::clone(&record));
     let shared = Arc::new(Shared {
         id,
         journal,
-        record: Mutex::new(record),
+        record: Mutex::new(shown),
         requests,
         end: watch::channel(None).0,
         exit: watch::channel(None).0,
         stdin: AsyncMutex::new(raw.stdin.take()),
+        let_go: outlives.then(CancellationToken::new),
+        detached: AtomicBool::new(spec.on_drop == OnDrop::Detach),
     });
     let on_drop = spec.on_drop;
     let actor = Actor {
@@ -141,6 +171,8 @@ pub(super) fn supervise(
         output_done: false,
         keeping: None,
         ahead: None,
+        gap_to: None,
+        before: record,
         log_failed: false,
         settling: false,
         last_call: None,
@@ -173,11 +205,30 @@ struct Actor {
     keeping: Option<(OutputChunk, BoxFuture<'static, Result<()>>)>,
     /// What was read while the log was busy with the chunk before; only ever there beside `keeping`.
     ahead: Option<(Channel, Bytes)>,
+    /// Where the output goes on after what is on its way to the log; only ever there beside `keeping`.
+    gap_to: Option<Offset>,
+    /// The record before the process ran.
+    before: Arc<CommandRecord>,
     log_failed: bool,
     /// Nobody may hold the end back any more: the command is being ended, or its output is safe in the log.
     settling: bool,
     /// The drain is over: what is in the pipes already is still read, up to this many bytes.
     last_call: Option<usize>,
+}
+
+/// Where the output goes on after an error that is a gap.
+fn skipped(gap: &Error) -> Option<Offset> {
+    gap.context_value("to")?.parse().ok().map(Offset)
+}
+
+/// Two supervisors watched one command. The one beside the process knows whether it ended by itself; when it was asked
+/// to end it, ours knows why.
+fn agreed(own: ExitStatus, theirs: ExitStatus) -> ExitStatus {
+    let reason = match theirs.reason {
+        Some(EndReason::Requested) => own.reason.or(theirs.reason),
+        other => other,
+    };
+    theirs.with_reason(reason).with_leaked(own.leaked || theirs.leaked)
 }
 
 /// What is read after the drain at most: two enlarged pipes, twice. An orphan may go on writing for ever.
@@ -231,6 +282,10 @@ impl Actor {
                 kind = &mut self.raw.exit, if self.exited.is_none() => self.on_exit(kind).await,
                 Some(request) = self.request_queue.recv() => self.on_request(request).await,
                 Ok(()) = self.end.changed() => self.on_end().await,
+                () = self.shared.told_to_let_go(), if self.exited.is_none() => {
+                    last_word.0 = None;
+                    return self.let_go();
+                }
                 () = timer.as_mut(), if timer_at.is_some() => self.on_timer().await,
                 () = async { if let Some(s) = &mut started { s.await } }, if started.is_some() => started = None,
                 kept = async { match &mut self.keeping { Some((_, k)) => k.await, None => Ok(()) } },
@@ -238,6 +293,11 @@ impl Actor {
                 chunk = self.raw.output.next(), if space && self.may_read() => match chunk {
                     Some(Ok(output)) if self.keeping.is_some() => self.ahead = Some(output),
                     Some(Ok((channel, data))) => self.on_output(channel, data),
+                    Some(Err(e)) if e.kind() == ErrorKind::DataLoss && skipped(&e).is_some() => {
+                        tracing::warn!(command = %self.shared.id, error = %e, "output has a gap");
+                        self.gap_to = skipped(&e);
+                        self.skip_gap();
+                    }
                     Some(Err(e)) => {
                         tracing::warn!(command = %self.shared.id, error = %e, "output cannot be read any more");
                         self.output_done = true;
@@ -281,7 +341,7 @@ impl Actor {
     /// Tells the world that the process runs; the store is told while the process is already at work.
     fn started(&self) -> impl Future<Output = ()> + Send + 'static {
         let change = StateChange::to(CommandState::Running);
-        let before = Arc::clone(&self.shared.record.lock());
+        let before = Arc::clone(&self.before);
         let next = before.apply(&change).map_or_else(|_| Arc::clone(&before), Arc::new);
         *self.shared.record.lock() = Arc::clone(&next);
         let recording = self.recording.clone();
@@ -308,8 +368,18 @@ impl Actor {
         };
         !self.output_done
             && self.ahead.is_none()
+            && self.gap_to.is_none()
             && self.last_call.is_none()
             && self.keeping.as_ref().is_none_or(|(pending, _)| room(pending))
+    }
+
+    /// Skips a gap once everything before it is with the readers.
+    fn skip_gap(&mut self) {
+        if self.keeping.is_none()
+            && let Some(to) = self.gap_to.take()
+        {
+            self.shared.journal.skip(to);
+        }
     }
 
     fn on_output(&mut self, channel: Channel, data: Bytes) {
@@ -339,6 +409,7 @@ impl Actor {
         if let Some((channel, data)) = self.ahead.take() {
             self.on_output(channel, data);
         }
+        self.skip_gap();
     }
 
     /// A log that cannot be written (a full disk) does not stop the command; later readers will see a gap.
@@ -377,6 +448,11 @@ impl Actor {
             return;
         }
         self.reason = Some(why);
+        match self.raw.control.end(self.polite, self.grace).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(e) => tracing::warn!(command = %self.shared.id, error = %e, "the other side cannot end it"),
+        }
         if let Err(e) = self.raw.control.signal(self.polite).await {
             tracing::warn!(command = %self.shared.id, error = %e, "the polite signal failed");
         }
@@ -421,14 +497,23 @@ impl Actor {
         }
     }
 
+    /// Stops watching a command that runs on elsewhere. Its record stays as it is, for whoever takes it up again.
+    fn let_go(mut self) {
+        self.raw.control.disarm();
+        let status = ExitStatus::new(ExitKind::Unknown);
+        self.shared.journal.finish(CommandState::Lost, status);
+        self.shared.exit.send_replace(Some(status));
+    }
+
     /// Ends the command for everybody; what is returned goes on until the store knows it too.
     async fn finish(mut self, leaked: bool) -> impl Future<Output = ()> + Send {
         if self.reason.is_none() {
             self.raw.control.disarm(); // ended by itself: leave what it started alone
         }
-        let status = ExitStatus::new(self.exited.unwrap_or(ExitKind::Unknown))
+        let own = ExitStatus::new(self.exited.unwrap_or(ExitKind::Unknown))
             .with_reason(self.reason)
             .with_leaked(leaked);
+        let status = self.raw.control.verdict().map_or(own, |theirs| agreed(own, theirs));
         let before = Arc::clone(&self.shared.record.lock());
         let change = StateChange::ended(status, self.shared.journal.end());
         let next = before.apply(&change).map_or_else(|_| Arc::clone(&before), Arc::new);

@@ -1,6 +1,14 @@
 //! A shared view of a running command.
 
-use std::{fmt, ops::Range, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -8,6 +16,7 @@ use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::{Mutex as AsyncMutex, mpsc, oneshot, watch},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     CommandId, CommandRecord, CommandStream, EndReason, Error, ErrorKind, ExitStatus, Offset, PtySize,
@@ -33,9 +42,20 @@ pub(super) struct Shared {
     pub(super) exit: watch::Sender<Option<ExitStatus>>,
     /// Written by the callers themselves: the supervisor never waits for a write.
     pub(super) stdin: AsyncMutex<Option<Stdin>>,
+    /// Cancelled to leave the process alone; `None` when it cannot live without us.
+    pub(super) let_go: Option<CancellationToken>,
+    /// No owner will end it.
+    pub(super) detached: AtomicBool,
 }
 
 impl Shared {
+    pub(super) async fn told_to_let_go(&self) {
+        match &self.let_go {
+            Some(token) => token.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
     pub(super) fn request_end(&self, why: EndReason) {
         self.end.send_if_modified(|reason| {
             let first = reason.is_none();
@@ -180,6 +200,15 @@ impl CommandHandle {
 
     pub(crate) fn end(&self, why: EndReason) {
         self.shared.request_end(why);
+    }
+
+    /// Ends the command because this process ends, unless it runs on elsewhere and nobody owns it: then it is left
+    /// alone, to be taken up again.
+    pub(crate) fn leave(&self) {
+        match &self.shared.let_go {
+            Some(token) if self.shared.detached.load(Ordering::Acquire) => token.cancel(),
+            _ => self.end(EndReason::Shutdown),
+        }
     }
 
     /// Waits for the end. Any number of callers; cancel-safe.

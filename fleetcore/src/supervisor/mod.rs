@@ -7,7 +7,7 @@ mod recording;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use actor::spawn;
+pub(crate) use actor::{adopt, spawn};
 pub use handle::CommandHandle;
 pub use owner::{Output, RunningCommand};
 pub(crate) use recording::{Observer, Recording};

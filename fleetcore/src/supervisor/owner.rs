@@ -1,5 +1,7 @@
 //! The one owner of a running command.
 
+use std::sync::atomic::Ordering;
+
 use futures::StreamExt;
 
 use super::CommandHandle;
@@ -24,6 +26,7 @@ impl RunningCommand {
     /// Gives up ownership: the supervisor keeps the command until it ends or the fleet shuts down.
     pub fn detach(mut self) -> CommandHandle {
         self.on_drop = OnDrop::Detach;
+        self.handle.shared.detached.store(true, Ordering::Release);
         self.handle.clone()
     }
 

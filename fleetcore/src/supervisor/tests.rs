@@ -1,8 +1,11 @@
 //! The order of process, log and readers while the log is slow.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -14,8 +17,9 @@ use tokio::sync::Semaphore;
 
 use super::{Recording, RunningCommand, actor::supervise};
 use crate::{
-    Channel, CommandEvent, CommandFilter, CommandId, CommandRecord, CommandSpec, CommandStore, Error,
-    ExitKind, Offset, OutputChunk, Overflow, PtySize, Result, Signal, StateChange, Target,
+    Channel, CommandEvent, CommandFilter, CommandId, CommandRecord, CommandSpec, CommandState, CommandStore,
+    EndReason, Error, ErrorKind, ExitKind, ExitStatus, Offset, OutputChunk, Overflow, PtySize, Result,
+    Signal, StateChange, Target,
     raw::{ProcessControl, RawProcess},
 };
 
@@ -106,7 +110,7 @@ fn start(replay: usize, exit: &Arc<Semaphore>) -> (RunningCommand, Arc<SlowStore
         control: Box::new(NoControl),
     };
     let recording = Recording { store: Some(store.clone()), ..Recording::default() };
-    (supervise(raw, id, spec, Arc::new(record), recording), store, taken)
+    (supervise(raw, spec, Arc::new(record), recording, false), store, taken)
 }
 
 /// Lets the supervisor do all it can.
@@ -171,4 +175,141 @@ async fn nothing_is_read_ahead_of_a_window_that_the_chunk_before_will_fill() {
         }
     }
     assert_eq!(bytes, 500);
+}
+
+/// What runs elsewhere under a supervisor of its own.
+#[derive(Debug)]
+struct Elsewhere {
+    verdict: ExitStatus,
+    asked_to_end: Arc<AtomicUsize>,
+    armed: bool,
+    killed: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl ProcessControl for Elsewhere {
+    async fn signal(&self, signal: Signal) -> Result<()> {
+        Err(Error::unsupported("signal").with_context("signal", format!("{signal:?}")))
+    }
+    async fn resize(&self, _size: PtySize) -> Result<()> {
+        Ok(())
+    }
+    fn disarm(&mut self) {
+        self.armed = false;
+    }
+    async fn end(&self, _polite: Signal, _grace: Duration) -> Result<bool> {
+        self.asked_to_end.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+    fn verdict(&self) -> Option<ExitStatus> {
+        Some(self.verdict)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if self.armed {
+            self.killed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Adopted {
+    command: RunningCommand,
+    exit: Arc<Semaphore>,
+    asked_to_end: Arc<AtomicUsize>,
+    killed: Arc<AtomicUsize>,
+}
+
+/// A command that was lost after 300 bytes and is taken up again; its output goes on with `output`.
+fn adopt(verdict: ExitStatus, output: Vec<Result<(Channel, Bytes)>>) -> Adopted {
+    let spec = CommandSpec::argv(["it"]);
+    let record = CommandRecord::new(CommandId::generate(), Target::local(), &spec, None);
+    let mut lost = StateChange::to(CommandState::Lost).with_error("gone");
+    lost.output_end = Offset(300);
+    let record = record.apply(&lost).unwrap();
+    let (exit, asked_to_end, killed) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
+    let wait = Arc::clone(&exit);
+    let control = Elsewhere {
+        verdict,
+        armed: true,
+        asked_to_end: Arc::clone(&asked_to_end),
+        killed: Arc::clone(&killed),
+    };
+    let raw = RawProcess {
+        pid: None,
+        output: futures::stream::iter(output).boxed(),
+        stdin: None,
+        exit: async move {
+            wait.acquire().await.unwrap().forget();
+            Ok(verdict.kind)
+        }
+        .boxed(),
+        control: Box::new(control),
+    };
+    let command = supervise(raw, spec, Arc::new(record), Recording::default(), true);
+    Adopted { command, exit, asked_to_end, killed }
+}
+
+fn bytes(text: &'static str) -> Result<(Channel, Bytes)> {
+    Ok((Channel::Stdout, Bytes::from(text)))
+}
+
+#[tokio::test]
+async fn what_is_taken_up_again_goes_on_where_its_log_ends() {
+    let gap = Error::new(ErrorKind::DataLoss, "forgotten").with_context("to", 310);
+    let status = ExitStatus::new(ExitKind::Code(4)).with_leaked(true);
+    let adopted = adopt(status, vec![bytes("abc"), Err(gap), bytes("xyz")]);
+    let record = adopted.command.record();
+    assert_eq!((record.state, &record.error, record.ended_at), (CommandState::Running, &None, None));
+    let mut events = adopted.command.stream(Offset(300));
+    adopted.exit.add_permits(1);
+    let mut seen = vec![];
+    while let Some(event) = events.next().await {
+        seen.push(match event.unwrap() {
+            CommandEvent::Output(c) => format!("{} {}", c.offset, String::from_utf8_lossy(&c.data)),
+            CommandEvent::Gap { from, to } => format!("gap {from} {to}"),
+            CommandEvent::Exited(s) => format!("{:?} {}", s.kind, s.leaked),
+            other => format!("{other:?}"),
+        });
+    }
+    assert_eq!(seen, ["300 abc", "gap 303 310", "310 xyz", "Code(4) true"]);
+    assert_eq!(adopted.command.record().state, CommandState::Failed);
+    assert_eq!(adopted.killed.load(Ordering::Relaxed), 0, "it ended by itself");
+}
+
+#[tokio::test]
+async fn the_supervisor_beside_the_process_ends_it_and_knows_whether_it_did() {
+    let requested = Some(EndReason::Requested);
+    let by_us = ExitStatus::new(ExitKind::Signal(15)).with_reason(requested);
+    let by_itself = ExitStatus::new(ExitKind::Code(0));
+    for (verdict, state) in [(by_us, CommandState::Cancelled), (by_itself, CommandState::Succeeded)] {
+        let adopted = adopt(verdict, vec![]);
+        adopted.command.cancel();
+        settle().await;
+        assert_eq!(adopted.asked_to_end.load(Ordering::Relaxed), 1);
+        adopted.exit.add_permits(1);
+        assert_eq!(adopted.command.wait().await.unwrap(), verdict);
+        assert_eq!(adopted.command.record().state, state);
+    }
+}
+
+#[tokio::test]
+async fn what_runs_elsewhere_is_left_alone_when_this_process_ends_unless_somebody_owns_it() {
+    let adopted = adopt(ExitStatus::new(ExitKind::Code(0)), vec![]);
+    let owned = adopted.command.handle();
+    owned.leave();
+    settle().await;
+    assert_eq!(adopted.asked_to_end.load(Ordering::Relaxed), 1, "an owned command ends with its owner");
+
+    let adopted = adopt(ExitStatus::new(ExitKind::Code(0)), vec![]);
+    let handle = adopted.command.detach();
+    handle.leave();
+    assert_eq!(handle.wait().await.unwrap().kind, ExitKind::Unknown);
+    settle().await;
+    assert_eq!(
+        (adopted.asked_to_end.load(Ordering::Relaxed), adopted.killed.load(Ordering::Relaxed)),
+        (0, 0)
+    );
+    assert_eq!(handle.record().state, CommandState::Running, "the record waits for whoever takes it up");
 }

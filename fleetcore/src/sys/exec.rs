@@ -26,11 +26,18 @@ pub(crate) struct Prepare {
     pub(crate) cgroup_procs: Option<OwnedFd>,
     /// Become this user.
     pub(crate) user: Option<AsUser>,
+    /// Go into other namespaces.
+    #[cfg(target_os = "linux")]
+    pub(crate) enter: Option<super::Enter>,
 }
 
 impl Prepare {
     /// Nothing to do: the quick way of starting processes stays open.
     pub(crate) fn is_empty(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        if self.enter.is_some() {
+            return false;
+        }
         !self.reset_signals && self.cgroup_procs.is_none() && self.user.is_none()
     }
 }
@@ -66,9 +73,13 @@ pub(crate) fn prepare(command: &mut Command, prepare: Prepare) {
             nix::unistd::setgid(user.gid)?;
             nix::unistd::setuid(user.uid)?;
         }
+        #[cfg(target_os = "linux")]
+        if let Some(enter) = &prepare.enter {
+            enter.run()?;
+        }
         Ok(())
     };
     // SAFETY: between fork and exec the closure only makes system calls that are async-signal-safe (signal,
-    // write, setgroups, setgid, setuid); it does not allocate, lock or touch shared state.
+    // write, setgroups, setgid, setuid, and those of `Enter::run`); it does not allocate, lock or touch shared state.
     unsafe { command.pre_exec(work) };
 }

@@ -1,11 +1,15 @@
 //! The only unsafe code of the crate: what the safe wrappers of the operating system leave out.
 #![expect(unsafe_code, reason = "wrapped here once, with its proof, so that no other module needs any")]
 
+#[cfg(target_os = "linux")]
+mod enter;
 mod exec;
 mod memory;
 mod pidfd;
 mod pty;
 
+#[cfg(target_os = "linux")]
+pub(crate) use enter::Enter;
 pub(crate) use exec::{AsUser, Prepare, prepare};
 pub use memory::give_memory_back;
 pub(crate) use pidfd::ExitWatch;

@@ -512,6 +512,8 @@ impl ExitStatus {
     pub fn state(&self) -> CommandState {
         match (self.reason, self.kind) {
             (Some(EndReason::TimedOut), _) => CommandState::Failed,
+            // Nobody ended it, it only cannot be seen any more.
+            (Some(EndReason::LeaseExpired), ExitKind::Unknown) => CommandState::Lost,
             (Some(_), _) => CommandState::Cancelled,
             (None, ExitKind::Code(0)) => CommandState::Succeeded,
             (None, ExitKind::Code(_) | ExitKind::Signal(_)) => CommandState::Failed,
@@ -643,7 +645,8 @@ impl CommandRecord {
         match change.to {
             CommandState::Running => {
                 next.started_at = next.started_at.or(Some(change.at));
-                next.ended_at = None;
+                // Taken up again: why it was thought lost does not matter any more.
+                (next.ended_at, next.exit, next.error) = (None, None, None);
             }
             _ => next.ended_at = Some(change.at),
         }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-use super::{ExitStatus, Labels, Offset, PtySize};
+use super::{ExitStatus, Labels, Offset, OnDrop, PtySize};
 use crate::SessionId;
 
 /// How to open a session.
@@ -33,6 +33,10 @@ pub struct SessionSpec {
     pub startup: Vec<String>,
     /// Labels.
     pub labels: Labels,
+    /// What happens when the last handle is dropped. `Detach` is for sessions that belong to somebody else than the
+    /// holder of the handle; only executors whose native sessions outlive this process can do it, for all others the
+    /// shell ends either way.
+    pub on_drop: OnDrop,
 }
 
 impl SessionSpec {
@@ -49,6 +53,7 @@ impl SessionSpec {
             idle_timeout: None,
             startup: vec![],
             labels: Labels::new(),
+            on_drop: OnDrop::default(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use super::{ExecCapabilities, MachineInfo};
 use crate::{AgentId, Error, ErrorKind, MachineId, Result};
 
 /// Where something runs: `[agent/]provider/machine`, or the name of an agent for its host, or `local`.
@@ -124,6 +125,34 @@ impl TryFrom<String> for Target {
 impl From<Target> for String {
     fn from(target: Target) -> Self {
         target.to_string()
+    }
+}
+
+/// One line of the list of targets.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct TargetInfo {
+    /// Its name everywhere.
+    pub target: Target,
+    /// The scheme of its provider, or `local`.
+    pub provider: String,
+    /// What its provider reports.
+    pub info: MachineInfo,
+    /// What can be done on it; `None` when it cannot be reached now.
+    pub capabilities: Option<ExecCapabilities>,
+}
+
+impl TargetInfo {
+    /// A line of the list.
+    pub fn new(target: Target, provider: impl Into<String>, info: MachineInfo) -> Self {
+        Self { target, provider: provider.into(), info, capabilities: None }
+    }
+
+    /// Sets what can be done on it.
+    #[must_use]
+    pub fn with_capabilities(mut self, capabilities: Option<ExecCapabilities>) -> Self {
+        self.capabilities = capabilities;
+        self
     }
 }
 

@@ -23,6 +23,9 @@ pub struct Env {
     pub can: ExecCapabilities,
     /// An empty directory on it, for this case alone.
     pub dir: String,
+    /// Whether a writer learns that the command has closed its input while it goes on running. Off for transports that
+    /// have no word for it.
+    pub tells_closed_input: bool,
     names: AtomicU64,
 }
 
@@ -58,7 +61,7 @@ impl Env {
         let made =
             machine.spawn(CommandSpec::argv(["mktemp", "-d", "/tmp/fleetcore-suite.XXXXXXXX"])).await?;
         let dir = made.output().await?.check()?.text().trim_end().to_owned();
-        Ok(Self { fleet, machine, can, dir, names: AtomicU64::new(0) })
+        Ok(Self { fleet, machine, can, dir, tells_closed_input: true, names: AtomicU64::new(0) })
     }
 
     /// Ends everything and removes the directory.

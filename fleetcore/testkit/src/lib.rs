@@ -13,7 +13,10 @@
 
 mod env;
 pub mod layers;
+pub mod multipass;
 mod runner;
+#[cfg(unix)]
+pub mod sshd;
 pub mod standin;
 pub mod suite;
 pub mod tape;

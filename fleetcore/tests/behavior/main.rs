@@ -4,6 +4,11 @@
 //! skipped with a printed reason. `local+each` and `table+each` put every built-in layer and chaos in front one by one.
 //! `FLEETCORE_STRESS=N` runs it N times.
 
+#[cfg(feature = "multipass")]
+mod multipass;
+#[cfg(target_os = "linux")]
+mod sandbox;
+
 use std::{process::ExitCode, sync::Arc};
 
 use fleetcore::{
@@ -41,11 +46,15 @@ fn layered_table(behind: fn() -> Layers, can: Option<MachineCapabilities>) -> Ar
 }
 
 /// What runs when `FLEETCORE_TEST` is silent: all of it takes about a minute on two slow processors.
-const DEFAULT: &str = "local,local+each,table,table+each";
+const DEFAULT: &str = "local,local+each,table,table+each,sandbox,multipass";
 /// All that can be named.
-const KNOWN: [&str; 4] = ["local", "local+each", "table", "table+each"];
+const KNOWN: [&str; 6] = ["local", "local+each", "table", "table+each", "sandbox", "multipass"];
 
 fn main() -> ExitCode {
+    #[cfg(feature = "multipass")]
+    if let Some(code) = fleetcore_testkit::multipass::main_if_called() {
+        return code;
+    }
     let mut runner = Runner::new();
     let wanted = std::env::var("FLEETCORE_TEST").unwrap_or_else(|_| DEFAULT.to_owned());
     let wanted: Vec<&str> = wanted.split([',', '|']).map(str::trim).filter(|w| !w.is_empty()).collect();
@@ -75,11 +84,22 @@ fn main() -> ExitCode {
             runner.plain_provider(&format!("table+each+{name}"), move || layered_table(behind, None));
         }
     }
+    #[cfg(target_os = "linux")]
+    if wanted.contains(&"sandbox") {
+        sandbox::register(&mut runner);
+    }
+    #[cfg(feature = "multipass")]
+    if wanted.contains(&"multipass") {
+        multipass::add(&mut runner);
+    }
     for name in wanted.iter().filter(|w| !KNOWN.contains(w)) {
         runner.skip(name, "this build has no such backend");
     }
     for name in KNOWN.iter().filter(|n| !wanted.contains(n)) {
         runner.skip(name, "FLEETCORE_TEST does not name it");
     }
-    runner.run()
+    let code = runner.run();
+    #[cfg(feature = "multipass")]
+    multipass::clean_up();
+    code
 }

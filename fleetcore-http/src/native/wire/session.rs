@@ -337,6 +337,13 @@ pub enum KeyName {
     Function(u8),
 }
 
+/// Text of a part of a session's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TurnText {
+    /// The text.
+    pub text: String,
+}
+
 /// What the terminal of a session shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Screen)]

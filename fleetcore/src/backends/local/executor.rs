@@ -13,6 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use rustix::process::Pid;
 use secrecy::ExposeSecret;
 use tokio::{
     io::AsyncWrite,
@@ -27,6 +28,7 @@ use super::{
     files::LocalFiles,
     input::{PipeInput, TerminalInput},
     output::{PipeOutput, TerminalOutput},
+    place::{Elsewhere, Place, Report},
     process::LocalControl,
     tree::Tree,
     user::{Account, ignored_signals},
@@ -47,6 +49,8 @@ pub struct Local {
     /// Starting a process holds a runtime thread for half a millisecond. A burst of starts takes half of the threads,
     /// so that whatever else the runtime serves does not wait behind all of them.
     starting: Arc<Semaphore>,
+    /// Where commands live, if that is not this process' own surroundings.
+    place: Option<Arc<Place>>,
 }
 
 impl Default for Local {
@@ -63,7 +67,14 @@ impl Local {
             config: Arc::new(config),
             reset_signals: ignored_signals(),
             starting: Arc::new(Semaphore::new((threads / 2).max(1))),
+            place: None,
         }
+    }
+
+    /// Commands of this host that live in `place`. They inherit no environment, cannot switch users, and files are
+    /// reached through commands.
+    pub(in crate::backends) fn inside(&self, place: Arc<Place>) -> Self {
+        Self { place: Some(place), ..self.clone() }
     }
 
     /// The settings.
@@ -103,7 +114,12 @@ impl Local {
             Program::Action { .. } => Command::new(""),
         };
         let terminal = matches!(spec.io, Io::Pty(_));
-        if spec.clear_env {
+        if let Some(place) = &self.place {
+            cmd.env_clear();
+            if !spec.clear_env {
+                cmd.envs(&place.env).env("PWD", cwd);
+            }
+        } else if spec.clear_env {
             cmd.env_clear();
         } else {
             for name in self.config.hidden_env.iter().filter(|n| std::env::var_os(n).is_some()) {
@@ -129,11 +145,16 @@ impl Local {
         }
         let mut text = [0; 36];
         cmd.env(COMMAND_ID_VARIABLE, &*id.as_uuid().as_hyphenated().encode_lower(&mut text));
-        cmd.current_dir(cwd);
+        if self.place.is_none() {
+            cmd.current_dir(cwd);
+        }
         cmd
     }
 
     fn start(&self, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        if self.place.is_some() && spec.user.is_some() {
+            return Err(Error::unsupported("spawn").with_context("field", "user"));
+        }
         let account = match &spec.user {
             Some(name) => Some(
                 Account::find(name, self.config.allow_user_switch)
@@ -143,29 +164,48 @@ impl Local {
         };
         // Another user's home may be missing or closed to us; theirs to start in only if it is there.
         let home = account.as_ref().map(|a| a.home.as_path()).filter(|h| h.is_dir());
-        let home = home.unwrap_or(&self.config.home);
-        let cwd: PathBuf = spec.cwd.as_ref().map_or_else(|| home.to_owned(), |c| self.config.home.join(c));
+        let home = self.place.as_ref().map(|p| p.home.as_path()).or(home).unwrap_or(&self.config.home);
+        let base = if self.place.is_some() { home } else { &self.config.home };
+        let cwd: PathBuf = spec.cwd.as_ref().map_or_else(|| home.to_owned(), |c| base.join(c));
         let shown = match &spec.program {
             Program::Argv(argv) => argv.first().map_or("", String::as_str),
             _ => "/bin/sh",
         };
-        let fail =
-            |e: io::Error| SpawnError::from_io(e, shown, &cwd).into_error(shown, &cwd, spec.user.as_deref());
+        let fail = |e: io::Error| {
+            // What is wrong with the directory shows only to those who look from there.
+            let seen = self.place.as_ref().map_or_else(|| cwd.clone(), |p| p.seen_from_here(&cwd));
+            SpawnError::from_io(e, shown, &seen).into_error(shown, &cwd, spec.user.as_deref())
+        };
         let cmd = self.command(id, spec, &cwd, account.as_ref());
         let terminal = matches!(spec.io, Io::Pty(_));
-        let (cgroup, cgroup_procs) = Cgroup::create(&self.config.cgroup, id, terminal).unzip();
+        let (cgroup, mut cgroup_procs) = Cgroup::create(&self.config.cgroup, id, terminal).unzip();
+        let mut elsewhere = None;
+        if let Some(place) = &self.place {
+            cgroup_procs = cgroup_procs.or_else(|| place.cgroup_procs());
+            elsewhere = Some(Elsewhere::prepare(place, &cwd, !terminal).map_err(fail)?);
+        }
+        let (enter, report) = elsewhere.map(|e| (e.enter, e.report)).unzip();
         let work = Prepare {
             reset_signals: self.reset_signals,
             cgroup_procs,
             user: account.map(Account::into_user),
+            #[cfg(target_os = "linux")]
+            enter,
         };
         let (child, channels) = match spec.io {
             Io::Pipes { stdin, merge } => spawn_on_pipes(cmd, work, stdin, merge),
             Io::Pty(size) => spawn_on_terminal(cmd, work, size),
         }
-        .map_err(fail)?;
+        .map_err(|e| {
+            report.as_ref().map(Report::discard);
+            fail(e)
+        })?;
+        let pid = match report {
+            None => Pid::from_child(&child),
+            Some(report) => report.take(child).map_err(fail)?,
+        };
         // From here on the tree owns the process: every early return kills and reaps it.
-        let tree = Arc::new(Tree::new(child, id, terminal, cgroup));
+        let tree = Arc::new(Tree::new(pid, id, terminal, cgroup));
         let control = LocalControl::new(Arc::clone(&tree));
         assemble(tree, control, channels).map_err(|e| Error::io("spawn", e).with_context("program", shown))
     }
@@ -262,8 +302,10 @@ impl Executor for Local {
             stdin: true,
             split_output: true,
             signals: true,
-            native_files: true,
-            run_as_user: self.config.allow_user_switch && rustix::process::geteuid().is_root(),
+            native_files: self.place.is_none(),
+            run_as_user: self.place.is_none()
+                && self.config.allow_user_switch
+                && rustix::process::geteuid().is_root(),
             ..ExecCapabilities::default()
         }
     }
@@ -294,6 +336,9 @@ impl Executor for Local {
     }
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
+        if self.place.is_some() {
+            return Err(Error::unsupported("files"));
+        }
         Ok(Arc::new(LocalFiles::open(&self.config)?))
     }
 }

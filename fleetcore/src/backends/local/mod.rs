@@ -11,12 +11,16 @@ pub(crate) mod files;
 pub mod host;
 mod input;
 mod output;
+#[cfg(target_os = "linux")]
+pub(super) mod place;
 mod process;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod user;
 
+#[cfg(feature = "sandbox")]
+pub(super) use cgroup::own_dir as own_cgroup;
 pub use config::{CgroupMode, LocalConfig};
 pub use executor::Local;
 pub use tree::COMMAND_ID_VARIABLE;

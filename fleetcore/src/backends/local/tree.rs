@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     io,
     os::fd::OwnedFd,
-    process::Child,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +12,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group, waitid, waitpid,
+};
 
 use super::cgroup::Cgroup;
 use crate::CommandId;
@@ -30,7 +31,6 @@ pub(super) const DEATH_WAIT: Duration = Duration::from_millis(50);
 /// group and session cannot come to mean something else.
 #[derive(Debug)]
 pub(super) struct Tree {
-    child: Option<Child>,
     pid: Pid,
     id: CommandId,
     terminal: bool,
@@ -40,9 +40,14 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(child: Child, id: CommandId, terminal: bool, cgroup: Option<Cgroup>) -> Self {
-        let pid = Pid::from_child(&child);
-        Self { child: Some(child), pid, id, terminal, cgroup, gone: AtomicBool::new(false) }
+    /// `pid` is a child of this process that nobody else waits for.
+    pub(super) fn new(pid: Pid, id: CommandId, terminal: bool, cgroup: Option<Cgroup>) -> Self {
+        Self { pid, id, terminal, cgroup, gone: AtomicBool::new(false) }
+    }
+
+    /// Reaps the leader if it has ended; whether nothing is left to reap.
+    fn reap(&self) -> bool {
+        !matches!(waitpid(Some(self.pid), WaitOptions::NOHANG), Ok(None))
     }
 
     pub(super) fn pid(&self) -> Pid {
@@ -103,22 +108,24 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        if !matches!(child.try_wait(), Ok(None)) {
+        if self.reap() {
             return;
         }
         #[cfg(target_os = "linux")]
         if let Ok(fd) = rustix::process::pidfd_open(self.pid, rustix::process::PidfdFlags::empty()) {
             wait_for_deaths(std::iter::once(&fd));
-            if !matches!(child.try_wait(), Ok(None)) {
+            if self.reap() {
                 return;
             }
         }
         // It was left alone on purpose, or is stuck in the kernel. A thread of its own waits for it, so that it
         // never stays behind as a zombie.
         let reaper = std::thread::Builder::new().name("fleetcore-reaper".into()).stack_size(64 << 10);
-        if let Err(err) = reaper.spawn(move || child.wait()) {
-            tracing::warn!(%err, pid = %self.pid, "cannot wait for a process that is still running");
+        let pid = self.pid;
+        if let Err(err) =
+            reaper.spawn(move || rustix::io::retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty())))
+        {
+            tracing::warn!(%err, %pid, "cannot wait for a process that is still running");
         }
     }
 }

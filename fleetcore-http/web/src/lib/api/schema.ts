@@ -461,6 +461,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/sessions/{id}/text": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Text of a part of its output: what commands wrote, without the shell's own marks and echo. Bytes that are no longer
+         *     kept are missing.
+         */
+        get: operations["session_text"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/targets": {
         parameters: {
             query?: never;
@@ -1906,6 +1926,11 @@ export interface components {
          * @enum {string}
          */
         TurnStatus: "completed" | "running" | "session_ended";
+        /** @description Text of a part of a session's output. */
+        TurnText: {
+            /** @description The text. */
+            text: string;
+        };
         /** @description How much an upload of a tar stream unpacked. */
         Unpacked: {
             /**
@@ -3053,6 +3078,43 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Screen"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    session_text: {
+        parameters: {
+            query: {
+                /** @description First byte. */
+                from: number;
+                /** @description First byte that is not wanted any more. */
+                to: number;
+            };
+            header?: never;
+            path: {
+                /** @description Its name */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The text */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TurnText"];
                 };
             };
             /** @description A problem document */

@@ -1,0 +1,109 @@
+//! `fleetcore agent`
+
+use std::{path::Path, sync::Arc};
+
+use fleetcore::{
+    CommandStore as _, Error, Result,
+    store::sqlite::{SqliteConfig, SqliteStore},
+};
+use fleetcore_http::{
+    Stores,
+    link::{Agent, AgentConfig, AgentEnd, BehindStore},
+    telemetry,
+};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use super::serve;
+use crate::{
+    cli::{Agent as Args, LogFormat},
+    config::{Keep, Settings},
+    error::Outcome,
+    exit, parse,
+    signals::StopSignals,
+};
+
+/// Below the data directory, unless another one is given: a server of the same user keeps its own data beside it.
+const DIRECTORY: &str = "agent-data";
+/// What the server is told of commands that did not survive.
+const LOST: &str = "the agent ended before the command did";
+/// How long output stays here after its command has ended: the server has it long before, unless it is away.
+const RETENTION: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
+
+/// The token in a file.
+pub(super) fn token(file: &Path) -> Result<SecretString> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::io("read the agent's token", e).with_context("path", file.display()))?;
+    parse::first_line(&text)
+}
+
+/// Runs the agent until told to stop, or until the server does not want it.
+pub(crate) async fn agent(args: Args, settings: &Settings) -> Outcome {
+    let mut stops = StopSignals::listen()?;
+    let format = match args.log_format {
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
+    };
+    let filter = match settings.verbose {
+        0 if settings.quiet => "warn",
+        0 => "info",
+        1 => "info,fleetcore=debug,fleetcore_http=debug",
+        _ => "debug",
+    };
+    let _telemetry = telemetry::init(format, Some(filter))?;
+    serve::allow_many_files();
+    let server = settings.agent_server()?;
+
+    let dir = args.agent_dir.clone().unwrap_or_else(|| settings.data_dir.join(DIRECTORY));
+    let store =
+        SqliteStore::open(SqliteConfig::new(&dir).with_max_log_age(Some(RETENTION))).map_err(|e| {
+            e.with_context("hint", "another agent may run on this directory; choose one with --agent-dir")
+        })?;
+    let store = Arc::new(store);
+    let lost = store.mark_lost(LOST).await?;
+    if !lost.is_empty() {
+        tracing::warn!(commands = lost.len(), "commands did not survive the end of the agent before");
+    }
+    let records = Arc::new(BehindStore::new(store.clone()));
+    let fleet = serve::fleet(args.file_root.as_deref(), settings, records.clone())?.build();
+    let mut config = AgentConfig::new(server.clone(), token(&args.token_file)?)
+        .with_id(args.id.clone())
+        .with_labels(args.label.iter().cloned().collect())
+        .with_reconnect(args.reconnect_first, args.reconnect_most);
+    if !args.allow_tunnel.is_empty() {
+        config = config.with_tunnels(args.allow_tunnel.clone());
+    }
+    config.roots.extend(settings.certificates()?);
+    let agent = Agent::new(config, fleet.clone(), Stores::new(store.clone()))?;
+    tracing::info!(server, data_dir = %dir.display(), "agent");
+
+    let keep = Keep { retention: Some(RETENTION), audit_retention: Some(RETENTION), ..Keep::default() };
+    let stop = CancellationToken::new();
+    let pruning = tokio::spawn(serve::prune(store, keep, stop.clone()));
+    let ended = {
+        let mut running = std::pin::pin!(agent.run(stop.clone()));
+        tokio::select! {
+            ended = &mut running => ended,
+            signal = stops.next() => {
+                tracing::info!(signal = signal.number(), "stopping; once more to stop at once");
+                // What runs here ends first, so that the server still hears how.
+                tokio::select! {
+                    () = fleet.shutdown() => {}
+                    again = stops.next() => return Ok(128 + again.number()),
+                }
+                stop.cancel();
+                running.await
+            }
+        }
+    };
+    stop.cancel();
+    let _ = pruning.await;
+    records.flush().await;
+    match ended {
+        AgentEnd::Refused(error) => {
+            fleet.shutdown().await;
+            Err(error.into())
+        }
+        _ => Ok(exit::OK),
+    }
+}

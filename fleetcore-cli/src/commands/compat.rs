@@ -1,0 +1,216 @@
+//! `fleetcore compat NAME`, the same under the original's name, and `fleetcore serve --compat NAME=ADDR`.
+
+use std::{
+    ffi::OsString,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use fleetcore::{
+    Error, ErrorKind, Fleet, IdentityStore as _, Result,
+    backends::local::{Local, LocalConfig},
+    layers::{CapabilityCheckLayer, TracingLayer},
+    store::{
+        memory::MemoryStore,
+        sqlite::{SqliteConfig, SqliteStore},
+    },
+};
+use fleetcore_http::{
+    App, Stores,
+    compat::{self, Call, Dialect, Listener, Plan},
+    telemetry,
+};
+use jiff::Timestamp;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::serve::allow_many_files;
+use crate::{
+    config::Settings,
+    error::{Failure, Outcome, note, stdout_failed},
+    exit, render,
+    signals::StopSignals,
+};
+
+/// Our arguments. When the program was called by the name of one it stands in for, they are what they would be after
+/// `fleetcore compat`.
+pub(crate) fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let called = args.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str());
+    if let Some(name) = called.filter(|n| compat::find(n).is_some()).map(OsString::from) {
+        args.splice(..1, ["fleetcore".into(), "compat".into(), name]);
+    }
+    args
+}
+
+/// A dialect by name.
+///
+/// # Errors
+/// `NotFound` that says which there are.
+fn dialect(name: &str) -> Result<&'static dyn Dialect> {
+    compat::find(name).ok_or_else(|| {
+        let all: Vec<String> = compat::ALL.iter().map(|d| format!("{} ({})", d.name(), d.about())).collect();
+        Error::new(ErrorKind::NotFound, "no such program to stand in for")
+            .with_context("name", name.escape_debug())
+            .with_context("available", all.join(", "))
+    })
+}
+
+fn call(name: &str, args: Vec<String>) -> Call {
+    let text = |s: OsString| s.into_string().ok();
+    let env = std::env::vars_os().filter_map(|(k, v)| Some((text(k)?, text(v)?)));
+    Call::new(name).with_args(args).with_env(env)
+}
+
+/// Runs a dialect until told to stop.
+pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
+    let mut words = words.into_iter();
+    let name = words.next().unwrap_or_default();
+    let dialect = dialect(&name)?;
+    let plan = match dialect.parse(&call(&name, words.collect())) {
+        Ok(plan) => plan,
+        Err(refusal) => {
+            let told = if refusal.code == exit::OK {
+                std::io::stdout().lock().write_all(refusal.text.as_bytes())
+            } else {
+                std::io::stderr().lock().write_all(refusal.text.as_bytes())
+            };
+            return told.map(|()| refusal.code).map_err(stdout_failed);
+        }
+    };
+    let mut stops = StopSignals::listen()?;
+    let filter = match settings.verbose {
+        0 if settings.quiet => "warn",
+        0 => "info",
+        1 => "info,fleetcore=debug,fleetcore_http=debug",
+        _ => "debug",
+    };
+    let _telemetry = telemetry::init(telemetry::LogFormat::Text, Some(filter))?;
+    allow_many_files();
+    let dir = plan.data_dir().unwrap_or_else(|| settings.data_dir.join(dialect.name()));
+    let app = App::new(plan.config(), fleet(), stores(&*plan, &dir).await?);
+    let listener = Listener::bind(plan, app, dir).await?;
+
+    // The first line is the address, for programs that start us on port 0.
+    render::print(&format!("http://{}\n", listener.local_addr()))?;
+    for line in listener.notes() {
+        render::print(&format!("{line}\n"))?;
+    }
+    tracing::info!(address = %listener.local_addr(), dialect = dialect.name(), "serving");
+
+    let shutdown = CancellationToken::new();
+    let mut running = std::pin::pin!(listener.run_alone(shutdown.clone()));
+    let stop = tokio::select! {
+        () = &mut running => return Ok(exit::OK),
+        stop = stops.next() => stop,
+    };
+    tracing::info!(signal = stop.number(), "stopping; once more to stop at once");
+    shutdown.cancel();
+    tokio::select! {
+        () = &mut running => Ok(exit::OK),
+        again = stops.next() => {
+            note(settings.quiet, "stopped at once");
+            // Dropping the runtime kills what still runs.
+            Ok(128 + again.number())
+        }
+    }
+}
+
+/// What a dialect runs on when it stands alone. Nothing is recorded: the original keeps no records either.
+fn fleet() -> Fleet {
+    Fleet::builder()
+        .with_host(Arc::new(Local::new(LocalConfig::default())))
+        .with_layer(Arc::new(CapabilityCheckLayer::new()))
+        .with_layer(Arc::new(TracingLayer::new()))
+        .build()
+}
+
+async fn stores(plan: &dyn Plan, dir: &Path) -> Result<Stores> {
+    if !plan.keeps_records() {
+        return Ok(Stores::new(Arc::new(MemoryStore::new())));
+    }
+    let store = SqliteStore::open(SqliteConfig::new(dir)).map_err(|e| {
+        e.with_context("hint", "another server may run on this directory; choose one with --data-dir")
+    })?;
+    store.prune_tokens(Timestamp::now()).await?;
+    Ok(Stores::new(Arc::new(store)))
+}
+
+/// Further listeners of a full server.
+pub(crate) struct Further(Vec<(&'static str, Listener)>);
+
+/// Binds the listeners of `--compat NAME=ADDR`. Their settings come from the environment.
+///
+/// # Errors
+/// `NotFound` for a name, `InvalidInput` for an address or a setting, those of listening.
+pub(crate) async fn further(
+    wanted: &[(String, String)],
+    app: &App,
+    data_dir: &Path,
+) -> std::result::Result<Further, Failure> {
+    let mut all = Vec::with_capacity(wanted.len());
+    for (name, address) in wanted {
+        let dialect = dialect(name)?;
+        let listen: SocketAddr = address.parse().map_err(|_| {
+            Error::invalid("compat", "NAME=ADDR:PORT, e.g. batwa-server=127.0.0.1:8000")
+                .with_context("value", address.escape_debug())
+        })?;
+        let plan = dialect
+            .parse(&call(name, Vec::new()).with_listen(listen))
+            .map_err(|refusal| Error::new(ErrorKind::InvalidInput, refusal.text.trim().to_owned()))?;
+        let dir: PathBuf = data_dir.join(dialect.name());
+        all.push((dialect.name(), Listener::bind(plan, app.clone(), dir).await?));
+    }
+    Ok(Further(all))
+}
+
+impl Further {
+    /// Lines for the operator: where each listens, and what has to be told once.
+    pub(crate) fn lines(&self) -> String {
+        let mut text = String::new();
+        for (name, listener) in &self.0 {
+            text.push_str(&format!("{name} http://{}\n", listener.local_addr()));
+            for line in listener.notes() {
+                text.push_str(&format!("{name} {line}\n"));
+            }
+        }
+        text
+    }
+
+    /// Serves until `shutdown`.
+    pub(crate) fn run(self, shutdown: &CancellationToken) -> JoinSet<()> {
+        let mut running = JoinSet::new();
+        for (_, listener) in self.0 {
+            running.spawn(listener.run(shutdown.clone()));
+        }
+        running
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(args: &[&str]) -> Vec<String> {
+        let args = argv(args.iter().map(OsString::from));
+        args.into_iter().map(|a| a.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_name_of_the_original_is_enough() {
+        assert_eq!(
+            words(&["/usr/bin/batwa-agent", "--agent-id=x", "-h"]),
+            ["fleetcore", "compat", "batwa-agent", "--agent-id=x", "-h"]
+        );
+        assert_eq!(words(&["/usr/bin/fleetcore", "ps"]), ["/usr/bin/fleetcore", "ps"]);
+        assert!(words(&[]).is_empty());
+    }
+
+    #[test]
+    fn an_unknown_name_says_which_there_are() {
+        let err = dialect("nope").unwrap_err();
+        assert!(err.context_value("available").unwrap().contains("batwa-server"), "{err}");
+    }
+}

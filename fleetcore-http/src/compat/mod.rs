@@ -1,0 +1,17 @@
+//! Wire formats of other systems, so that their clients, agents and pages go on working.
+//!
+//! A [`Dialect`] stands where the original program stood: same flags, environment, routes and texts. All of them go
+//! through one door: [`find`] by name, [`Dialect::parse`], then a [`Listener`]. A new dialect is a folder here and one
+//! line in [`ALL`].
+
+#[cfg(feature = "batwa")]
+mod args;
+#[cfg(feature = "batwa")]
+mod batwa;
+mod dialect;
+mod listen;
+mod registry;
+
+pub use dialect::{Call, Dialect, Host, Plan, Refusal, Service};
+pub use listen::Listener;
+pub use registry::{ALL, find};

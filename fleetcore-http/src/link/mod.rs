@@ -1,0 +1,36 @@
+//! Agents: one WebSocket each, dialled by the agent, with everything the server wants of it inside.
+//!
+//! | Layer | Where |
+//! |---|---|
+//! | control: hello, lease, heartbeats (WebSocket text, goes before everything else) | `protocol` |
+//! | streams with flow control (WebSocket binary) | `frame`, `mux`, `io`, `pump` |
+//! | commands: one stream each, resumed at its offset on the next connection | `exec`, `remote` (server), `serve` (agent) |
+//! | files, sessions, lists: the agent's own HTTP API on a stream | `session`, `provider` (server), `serve` (agent) |
+//! | tunnels: bytes to an address on the agent's side | `tunnel` |
+//!
+//! [`AgentHub`] is the server's side and the fleet's [`AgentDirectory`](fleetcore::AgentDirectory); [`Agent`] is the
+//! other end.
+
+mod auth;
+mod behind;
+mod client;
+mod exec;
+mod frame;
+mod hub;
+mod io;
+mod mux;
+mod protocol;
+mod provider;
+mod pump;
+mod remote;
+mod serve;
+mod server;
+mod session;
+mod tunnel;
+
+pub use auth::{AgentAuth, AgentTokens, TOKEN_PREFIX, new_agent_token};
+pub use behind::BehindStore;
+pub use client::{Agent, AgentConfig, AgentEnd, StatusSource};
+pub use hub::{AgentHub, LinkConfig};
+pub use io::StreamIo;
+pub(crate) use server::{LinkPeer, link};

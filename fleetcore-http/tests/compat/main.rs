@@ -1,0 +1,15 @@
+//! Dialects over sockets: recorded exchanges of the originals, their holes, terminals, and one side against the other.
+#![cfg(feature = "batwa")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod common;
+mod goldens;
+mod interop;
+mod security;
+mod terminal;

@@ -1,0 +1,99 @@
+//! Limits of a sandbox: by control group where this process may make one, else by what every process can be held to.
+
+use std::{fs, io, path::PathBuf};
+
+use super::state::Spec;
+use crate::{Error, MachineId, Result, backends::local::own_cgroup};
+
+/// How the limits of one sandbox are enforced.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    /// Directory of its control group; removed on drop.
+    pub(super) cgroup: Option<PathBuf>,
+    /// Most memory of each process.
+    pub(super) memory_bytes: Option<u64>,
+    /// Most processes.
+    pub(super) processes: Option<u64>,
+    /// Processors to run on.
+    pub(super) cpus: Option<u32>,
+}
+
+impl Limits {
+    /// Sets up what `spec` asks for.
+    ///
+    /// # Errors
+    /// `Unsupported` for a limit that cannot be held here.
+    pub(super) fn new(name: &MachineId, spec: &Spec) -> Result<Self> {
+        if spec.memory_bytes.is_none() && spec.cpus.is_none() && spec.processes.is_none() {
+            return Ok(Self::default());
+        }
+        match Self::by_cgroup(name, spec) {
+            Ok(limits) => Ok(limits),
+            Err(error) => {
+                tracing::debug!(%error, machine = %name, "no control group: limits hold for each process");
+                Self::by_process(spec)
+            }
+        }
+    }
+
+    fn by_cgroup(name: &MachineId, spec: &Spec) -> io::Result<Self> {
+        let parent = own_cgroup().ok_or(io::ErrorKind::Unsupported)?;
+        let active = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
+        let wanted = [
+            ("memory", spec.memory_bytes.is_some()),
+            ("cpu", spec.cpus.is_some()),
+            ("pids", spec.processes.is_some()),
+        ];
+        for (controller, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
+            if !active.split_ascii_whitespace().any(|c| c == *controller) {
+                fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))?;
+            }
+        }
+        // The process id keeps two servers apart that have a sandbox of the same name.
+        let dir = parent.join(format!("fleetcore-sandbox-{}-{name}", std::process::id()));
+        match fs::create_dir(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
+        let limits = Self { cgroup: Some(dir.clone()), ..Self::default() };
+        if let Some(bytes) = spec.memory_bytes {
+            fs::write(dir.join("memory.max"), bytes.to_string())?;
+            // Without this the limit would only move memory to the swap.
+            let _ = fs::write(dir.join("memory.swap.max"), "0");
+        }
+        if let Some(cpus) = spec.cpus {
+            // Microseconds of processor time in each 100 ms (Documentation/admin-guide/cgroup-v2.rst, cpu.max).
+            fs::write(dir.join("cpu.max"), format!("{} 100000", u64::from(cpus) * 100_000))?;
+        }
+        if let Some(most) = spec.processes {
+            fs::write(dir.join("pids.max"), most.to_string())?;
+        }
+        Ok(limits)
+    }
+
+    fn by_process(spec: &Spec) -> Result<Self> {
+        if spec.processes.is_some() && rustix::process::geteuid().is_root() {
+            return Err(Error::unsupported("create").with_context("field", "options.processes").with_context(
+                "hint",
+                "takes control groups version 2 with the pids controller, or a server that does not run as root",
+            ));
+        }
+        Ok(Self {
+            cgroup: None,
+            memory_bytes: spec.memory_bytes,
+            // The namespace's own first process and its helper count too.
+            processes: spec.processes.map(|p| p.saturating_add(2)),
+            cpus: spec.cpus,
+        })
+    }
+}
+
+impl Drop for Limits {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.cgroup
+            && let Err(error) = fs::remove_dir(dir)
+        {
+            tracing::debug!(%error, dir = %dir.display(), "control group stays");
+        }
+    }
+}

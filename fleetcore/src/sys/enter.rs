@@ -1,0 +1,129 @@
+//! Starting a child inside the namespaces of another process.
+//!
+//! A process can join a pid namespace only by being born into it, so the child that the standard library forked forks
+//! once more after joining. The grandchild is made with `CLONE_PARENT`: it is a child of this process like any other,
+//! to be waited for with its true exit status, and nobody stands between. The first child reports the grandchild's
+//! process id through a pipe and is gone at once.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+};
+
+use nix::libc;
+
+/// Where to, and with what limits.
+#[derive(Debug)]
+pub(crate) struct Enter {
+    /// A pidfd of a process in there.
+    pub(crate) holder: Arc<OwnedFd>,
+    /// Whether the network namespace is one of those to join; joining that of the host takes privileges.
+    pub(crate) network: bool,
+    /// Directory to start in, as seen from there.
+    pub(crate) cwd: CString,
+    /// Make a process group of its own. A terminal's program gets a session instead, from whoever opens the terminal.
+    pub(crate) group: bool,
+    /// Limit of the address space, in bytes.
+    pub(crate) memory_bytes: Option<u64>,
+    /// Limit of processes in the user namespace.
+    pub(crate) processes: Option<u64>,
+    /// Run on the first so many processors only.
+    pub(crate) cpus: Option<u32>,
+    /// Where the process id goes, as four bytes.
+    pub(crate) report: OwnedFd,
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+impl Enter {
+    /// Runs in the child between fork and exec; returns in the grandchild only.
+    ///
+    /// Only makes system calls: no allocation, no lock.
+    pub(super) fn run(&self) -> io::Result<()> {
+        let mut namespaces = libc::CLONE_NEWUSER
+            | libc::CLONE_NEWNS
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWCGROUP;
+        if self.network {
+            namespaces |= libc::CLONE_NEWNET;
+        }
+        // All at once: the right to join each comes from owning the user namespace, which holds only until we are in it.
+        // SAFETY: a plain system call on a descriptor we own.
+        check(unsafe { libc::setns(self.holder.as_raw_fd(), namespaces) }.into())?;
+        let none = std::ptr::null_mut::<libc::c_void>();
+        let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+        // SAFETY: without CLONE_VM the child has a copy of our memory and returns on its own copy of this stack, as
+        // after fork. Only this thread exists in either.
+        let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) })?;
+        if pid != 0 {
+            let id = i32::try_from(pid).unwrap_or(0).to_ne_bytes();
+            // A lost report shows as a failed spawn on the other side.
+            let _ = rustix::io::write(&self.report, &id);
+            // SAFETY: leaves without running anything of this copied process.
+            unsafe { libc::_exit(0) }
+        }
+        if self.group {
+            // SAFETY: a plain system call.
+            check(unsafe { libc::setpgid(0, 0) }.into())?;
+        }
+        // SAFETY: the string ends in NUL and outlives the call.
+        check(unsafe { libc::chdir(self.cwd.as_ptr()) }.into())?;
+        self.limit()?;
+        give_up_privileges()
+    }
+
+    fn limit(&self) -> io::Result<()> {
+        let set = |what, most: u64| {
+            let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+            // SAFETY: the structure is initialised and outlives the call.
+            check(unsafe { libc::setrlimit(what, &raw const limit) }.into()).map(drop)
+        };
+        if let Some(bytes) = self.memory_bytes {
+            set(libc::RLIMIT_AS, bytes)?;
+        }
+        if let Some(most) = self.processes {
+            set(libc::RLIMIT_NPROC, most)?;
+        }
+        if let Some(cpus) = self.cpus {
+            // SAFETY: all zeroes is an empty set; CPU_SET checks its bounds.
+            let set = unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                for cpu in 0..cpus as usize {
+                    libc::CPU_SET(cpu, &mut set);
+                }
+                set
+            };
+            // SAFETY: the set is initialised and its size is given.
+            check(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) }.into())?;
+        }
+        Ok(())
+    }
+}
+
+/// Joining a user namespace gives all capabilities in it, with which read-only mounts could be undone. None is kept, nor
+/// a way to get one again.
+fn give_up_privileges() -> io::Result<()> {
+    // The kernel says which is the first it does not know; there are 41 in Linux 6.
+    for capability in 0..64 {
+        // SAFETY: a plain system call.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } == -1 {
+            break;
+        }
+    }
+    // SAFETY: plain system calls.
+    unsafe {
+        check(libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0).into())?;
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+    }
+    // Not root in there, so exec clears the rest; a user namespace that maps us to root would not.
+    let header: [u32; 2] = [0x2008_0522, 0]; // _LINUX_CAPABILITY_VERSION_3, this process
+    let none = [0u32; 6];
+    // SAFETY: header and data have the layout of capset(2) and outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) }).map(drop)
+}
