@@ -254,15 +254,15 @@ async fn names_that_are_none_are_refused_before_anything_happens() {
 async fn a_request_can_be_repeated() {
     let h = start_with_odd(Odd::default()).await;
     let id = CommandId::generate().to_string();
-    let body = json!({ "id": id, "provider": "table", "name": "a", "user_data": "one" });
+    let body = json!({ "id": id, "provider": "table", "name": "a", "user_data": "s3cret" });
     let (status, command) = h.post_json("/api/v1/machines", body.clone()).await;
     assert_eq!((status.as_u16(), command["id"].as_str()), (201, Some(&*id)));
-    assert!(!command.to_string().contains("one"), "user data is in no record: {command}");
+    assert!(!command.to_string().contains("s3cret"), "user data is in no record: {command}");
     h.settled(&id).await;
     let (status, command) = h.post_json("/api/v1/machines", body).await;
     assert_eq!((status.as_u16(), command["state"].as_str()), (200, Some("succeeded")));
     for other in [
-        json!({ "id": id, "provider": "table", "name": "b", "user_data": "one" }),
+        json!({ "id": id, "provider": "table", "name": "b", "user_data": "s3cret" }),
         json!({ "id": id, "provider": "table", "name": "a", "user_data": "two" }),
     ] {
         problem(h.post("/api/v1/machines").json(&other).send().await.unwrap(), 409, "already_exists").await;
