@@ -3,7 +3,7 @@ import type { Load } from './api/types';
 import { align, append, pointOf } from './metrics';
 
 const load = (at: number): Load => ({
-  at: new Date(at * 1000).toISOString(), cpu_percent: 50, memory_used_bytes: 3, memory_total_bytes: 10, swap_used_bytes: 1, load1: 0.5, load5: 0, load15: 0,
+  at: new Date(at * 1000).toISOString(), cpu_percent: 50, memory_used_bytes: 3, memory_total_bytes: 10, swap_used_bytes: 1, swap_total_bytes: 2, uptime_s: 60, load1: 0.5, load5: 0, load15: 0,
   disk_used_bytes: 4, disk_total_bytes: 20, net_rx_bytes_per_s: 7, net_tx_bytes_per_s: 8,
 });
 
