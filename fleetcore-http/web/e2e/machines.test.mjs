@@ -56,7 +56,7 @@ describe('machines of providers', () => {
     await page.keyboard.press('Escape');
     const it = row(page, 'sandbox/life');
     await it.getByText('running').waitFor();
-    await it.getByText('role=test').click();
+    await it.getByRole('button', { name: 'role=test' }).click();
     assert.match(page.url(), /q=role%3Dtest/);
 
     await it.getByRole('button', { name: 'Actions for sandbox/life' }).click();

@@ -125,7 +125,8 @@ impl FromStr for Pattern {
             names.pop();
         }
         let fits = |name: &&str| {
-            !name.is_empty()
+            // As names do, it begins with a letter or a digit, or with whatever stands for one.
+            name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '*' || c == '?')
                 && !name.contains("**")
                 && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-*?".contains(c))
         };
