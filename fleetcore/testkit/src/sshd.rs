@@ -88,12 +88,14 @@ impl Sshd {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let at = dir.path().display();
         let config = dir.path().join("sshd_config");
+        // At shell level 1 bash does not read ~/.bashrc for every command, which on a developer's machine may start anything.
         // The first of several values counts, so the test's own settings come first.
         let text = format!(
             "{settings}\nListenAddress 127.0.0.1\nPort {port}\nHostKey {at}/host_key\n\
              AuthorizedKeysFile {at}/authorized_keys\nPidFile {at}/pid\nStrictModes no\nUsePAM no\n\
              PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\n\
-             PrintLastLog no\nLogLevel INFO\nMaxStartups 200\nSubsystem sftp internal-sftp\n"
+             PrintLastLog no\nLogLevel INFO\nMaxStartups 200\nSubsystem sftp internal-sftp\n\
+             SetEnv SHLVL=1\n"
         );
         fs::write(&config, text)?;
         // As root, sshd insists on the directory its unprivileged half locks itself into.
