@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { ActionArgument, ActionInfo, ArgumentKind } from './api/pending';
+import type { ActionArgument, ActionInfo, ArgumentKind } from './api/types';
 import { emptyValues, fits, labelOf, machineActions, parseSize, plain, providerActions, shapeOf, toArgs } from './actionForm';
 
 const argument = (name: string, kind: ArgumentKind, required = false): ActionArgument => ({ name, kind, required, about: '' });

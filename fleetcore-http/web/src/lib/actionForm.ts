@@ -1,5 +1,5 @@
 /** Forms for provider actions, built from what the provider says about them. */
-import type { ActionArgument, ActionInfo, MachineState } from './api/pending';
+import type { ActionArgument, ActionInfo, MachineState } from './api/types';
 
 export type Values = Record<string, string | boolean>;
 

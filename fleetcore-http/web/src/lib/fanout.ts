@@ -1,6 +1,5 @@
 /** State of the grid of a fan-out: one cell per target, fed by lists, events and the parent's lines, in any order. */
-import type { FanoutLine } from './api/pending';
-import type { Command, Exit } from './api/types';
+import type { Command, Exit, FanoutLine } from './api/types';
 
 export const PARENT = 'fleetcore/parent';
 export const ROLE = 'fleetcore/fanout';

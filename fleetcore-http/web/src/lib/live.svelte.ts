@@ -1,9 +1,10 @@
 import { SvelteMap } from 'svelte/reactivity';
 import { ApiError } from './api/client';
 import * as api from './api/endpoints';
-import type { Agent, Machine, MachineEvent, Provider, ProviderFailure } from './api/pending';
 import { openEvents, type SseEvent } from './api/sse';
-import type { Command, Load, LoadEvent, Session, SessionClosed, Target } from './api/types';
+import type {
+  Agent, Command, Load, LoadEvent, Machine, MachineEvent, Provider, ProviderFailure, Session, SessionClosed, Target,
+} from './api/types';
 import { isParent } from './fanout';
 
 /** Five minutes at two seconds, as the server keeps. */

@@ -1,6 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { Agent, Machine, Provider } from './api/pending';
-import type { Target } from './api/types';
+import type { Agent, Machine, Provider, Target } from './api/types';
 import { allowed, byName, countStates, filterRows, merge, type Filter, type Row } from './machines';
 
 const target = (name: string, more: Partial<Target> = {}): Target =>

@@ -1,6 +1,5 @@
 /** One row for everything commands or life-cycle calls can be done to, and what may be done to it. */
-import type { Agent, Machine, MachineState, Provider } from './api/pending';
-import type { Target } from './api/types';
+import type { Agent, Machine, MachineState, Provider, Target } from './api/types';
 
 export interface Row {
   target: string;

@@ -1,6 +1,5 @@
 /** Numbers of hosts, made ready for plots. */
-import type { MetricName, Metrics, Series } from './api/pending';
-import type { Load } from './api/types';
+import type { Load, MetricName, Metrics, Series } from './api/types';
 
 export interface Range {
   label: string;

@@ -1,5 +1,5 @@
 /** What a provider takes for a new machine, and ready-made choices. A provider unknown here gets every common field. */
-import type { CreateMachine } from './api/pending';
+import type { CreateMachine } from './api/types';
 import { parseLabels } from './glob';
 import { parseSize } from './actionForm';
 

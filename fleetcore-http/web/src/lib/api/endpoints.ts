@@ -1,10 +1,6 @@
 import { del, get, patch, post, send, withQuery, type Query } from './client';
 import type {
-  ActionAnswer, Agent, CreateMachine, FanoutSpec, JoinCode, Machine, MachineList, Metrics, Provider, StopMode,
-} from './pending';
-import type {
-  AuditEntry, Command, CommandSpec, FileInfo, Identity, Info, Items, Load, NewToken, NewUser, Page, Scope, Session,
-  SessionSpec, SignalName, Target, Token, User, UserChange,
+  ActionAnswer, Agent, AuditEntry, Command, CommandSpec, CreateMachine, FanoutSpec, FileInfo, Identity, Info, Items, JoinCode, Load, Machine, MachineList, Metrics, NewToken, NewUser, Page, Provider, Scope, Session, SessionSpec, SignalName, StopMode, Target, Token, User, UserChange,
 } from './types';
 
 const V1 = '/api/v1';
