@@ -101,10 +101,12 @@ impl SshExecutor {
         let running = Running::new(id, terminal, Arc::clone(lease.connection()), write);
         let mut control = SshControl::new(Arc::clone(&running));
         let mut ended = None;
-        let begun = tokio::select! {
-            biased;
-            () = dropped.cancelled() => Err(gone()),
-            begun = begin(&mut read, &running, &token, &line, spec, &mut ended) => begun,
+        // A shell that has its line cannot be called back, nor found before it has become the command. So a start that
+        // nobody wants any more goes on until there is something to kill.
+        let begun = if dropped.is_cancelled() {
+            Err(gone())
+        } else {
+            begin(&mut read, &running, &token, &line, spec, &mut ended).await
         };
         let (told, exit) = oneshot::channel();
         let output = running.queue.reader();

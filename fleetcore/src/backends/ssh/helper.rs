@@ -26,7 +26,8 @@ const QUEUE: usize = 64;
 const LINE_MAX: usize = 4 << 10;
 
 /// Reads requests line by line: `a ID`, `p ID PID TTY`, `d ID`, and `s SEQ NAME ID PID TTY`, where PID is 0 when the
-/// leader has ended (its number may mean somebody else by now). When its input ends, everything still listed is killed.
+/// leader has ended (its number may mean somebody else by now). When its input ends, everything still listed is killed; what
+/// had been told to begin and had not, is looked for once more when it must have.
 ///
 /// `groups` and `marked` read /proc; where there is none they find nothing, and only the process group is reached.
 const SCRIPT: &str = r#"exec 2>/dev/null
@@ -71,10 +72,15 @@ while IFS=' ' read -r c a b d e f; do
   s) if [ "$b" = KILL ]; then finish "$d" "$e" "$f"; elif [ "$e" -gt 1 ]; then send "$b" "$e" "$f"; fi; echo "TOKEN $a";;
   esac
 done
+late=
 for x in $all; do
   id=${x%%:*}; x=${x#*:}
   finish "$id" "${x%%:*}" "${x#*:}"
+  case $x in 0:*) late="$late $id";; esac
 done
+[ -n "$late" ] || exit 0
+sleep 2
+for id in $late; do finish "$id" 0 0; done
 "#;
 
 type Waiting = Mutex<Option<HashMap<u64, oneshot::Sender<()>>>>;

@@ -63,6 +63,11 @@ impl Connection {
         self.forced.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// It takes no new channels, and ends with its last one.
+    pub(super) fn retire(&self) {
+        self.forced.fetch_add(FORCED_MAX + 1, Ordering::Relaxed);
+    }
+
     /// Should end once nobody uses it.
     fn is_worn(&self) -> bool {
         self.forced.load(Ordering::Relaxed) > FORCED_MAX

@@ -90,7 +90,10 @@ impl Running {
     async fn force_close(&self) {
         let _ = self.write.close().await;
         self.closed.cancel();
-        if self.pid.load(Ordering::Acquire) != 0 {
+        if self.pid.load(Ordering::Acquire) == 0 {
+            // Whatever may still begin on it ends with the connection.
+            self.connection.retire();
+        } else {
             self.connection.closed_by_force();
         }
     }
@@ -165,10 +168,17 @@ impl Drop for SshControl {
             if armed && let Err(err) = running.signal(Signal::Kill).await {
                 tracing::debug!(command = %running.id, %err, "left to the helper on the machine");
             }
-            running.connection.helper().forget(running.id);
+            let begun = running.pid.load(Ordering::Acquire) != 0;
+            if begun {
+                running.connection.helper().forget(running.id);
+            }
             // The host closes the channel once nobody has it open any more.
             if tokio::time::timeout(CLOSE_LIMIT, running.over.cancelled()).await.is_err() {
+                // What has not begun by now may do so yet: the helper keeps it on its list, and kills it when the
+                // connection ends.
                 running.force_close().await;
+            } else if !begun {
+                running.connection.helper().forget(running.id);
             }
         });
     }
