@@ -33,7 +33,8 @@ use crate::{app::App, auth::StreamPass, error::Problem};
 
 /// A body frame holds about this much when more is ready.
 const BATCH_BYTES: usize = 64 << 10;
-/// How long a stream may wait for the end of its command once the server stops: a part of the grace that all share.
+/// How long a stream may wait for the end of its command, and for a client to take it, once the server stops: a part of
+/// the grace that all share.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How to read output.
@@ -158,7 +159,7 @@ pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem>
 
 /// Resolves some time after the streams were told to end: by then the fleet has ended the commands, so their exit is
 /// on its way, perhaps behind a read of the stored output.
-async fn stopped(stop: CancellationToken) {
+pub(super) async fn stopped(stop: CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(LAST_WORDS).await;
 }

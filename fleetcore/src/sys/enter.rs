@@ -5,13 +5,12 @@
 //! to be waited for with its true exit status, and nobody stands between. The first child reports the grandchild's
 //! process id through a pipe and is gone at once.
 
-use std::{
-    ffi::CString,
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-    sync::Arc,
-};
+use std::{ffi::CString, io, os::fd::OwnedFd, sync::Arc};
 
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
+
+#[cfg(target_os = "linux")]
 use nix::libc;
 
 /// Where to, and with what limits.
@@ -35,10 +34,20 @@ pub(crate) struct Enter {
     pub(crate) report: OwnedFd,
 }
 
+#[cfg(target_os = "linux")]
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+#[cfg(not(target_os = "linux"))]
+impl Enter {
+    /// There are no namespaces to enter, so nobody gets here.
+    pub(super) fn run(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(target_os = "linux")]
 impl Enter {
     /// Runs in the child between fork and exec; returns in the grandchild only.
     ///
@@ -108,6 +117,7 @@ impl Enter {
 
 /// Joining a user namespace gives all capabilities in it, with which read-only mounts could be undone. None is kept, nor
 /// a way to get one again.
+#[cfg(target_os = "linux")]
 fn give_up_privileges() -> io::Result<()> {
     // The kernel says which is the first it does not know; there are 41 in Linux 6.
     for capability in 0..64 {

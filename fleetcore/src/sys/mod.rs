@@ -1,7 +1,6 @@
 //! The only unsafe code of the crate: what the safe wrappers of the operating system leave out.
 #![expect(unsafe_code, reason = "wrapped here once, with its proof, so that no other module needs any")]
 
-#[cfg_attr(not(target_os = "linux"), path = "enter_nowhere.rs")]
 mod enter;
 mod exec;
 mod memory;

@@ -37,7 +37,10 @@ use crate::{
     app::App,
     auth::{Actor, StreamPass},
     error::Problem,
-    native::wire::{ExitEvent, Size, StateEvent},
+    native::{
+        output::stopped,
+        wire::{ExitEvent, Size, StateEvent},
+    },
 };
 
 /// Small chunks that are ready together travel in one frame of about this size.
@@ -50,9 +53,6 @@ const DEFAULT_WINDOW: u64 = 256 << 10;
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// A client that has not even answered pings for this long has vanished without a word.
 const SILENCE: Duration = PING_EVERY.saturating_mul(3);
-/// How long a client may take to take what there is left to say once the server stops: a part of the grace that all
-/// share.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long the other side may take to answer a close, and typed input to reach the program after its client has left.
 const GOODBYE: Duration = Duration::from_secs(5);
 /// Buffer for reading from a client; input is small, connections are many.
@@ -286,10 +286,7 @@ impl Link {
         let end = {
             let sending = self.send_all(&mut sink, stream, &mut to_send);
             let reading = self.read_all(&mut source, &frames, &inputs);
-            let stopped = async {
-                self.app.stopping().cancelled().await;
-                tokio::time::sleep(LAST_WORDS).await;
-            };
+            let stopped = stopped(self.app.stopping().clone());
             tokio::pin!(sending, reading, stopped);
             tokio::select! {
                 result = &mut sending => {
@@ -324,13 +321,9 @@ impl Link {
         // Reading on until the client has closed too keeps the kernel from resetting the connection while the last
         // bytes are on their way.
         let drained = async { while let Some(Ok(_)) = source.next().await {} };
-        let stopped = async {
-            self.app.stopping().cancelled().await;
-            tokio::time::sleep(LAST_WORDS).await;
-        };
         tokio::select! {
             _ = tokio::time::timeout(GOODBYE, drained) => {}
-            () = stopped => {}
+            () = stopped(self.app.stopping().clone()) => {}
         }
     }
 

@@ -23,3 +23,5 @@ pub(super) use cgroup::own_dir as own_cgroup;
 pub use config::{CgroupMode, LocalConfig};
 pub use executor::Local;
 pub use tree::COMMAND_ID_VARIABLE;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub(super) use tree::is_dead;

@@ -211,8 +211,9 @@ fn wait_for_deaths<'a>(fds: impl Iterator<Item = &'a OwnedFd>) {
     }
 }
 
+/// Whether the process of a pidfd has ended.
 #[cfg(target_os = "linux")]
-fn is_dead(fd: &OwnedFd) -> bool {
+pub(in crate::backends) fn is_dead(fd: &OwnedFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)), Ok(1..))

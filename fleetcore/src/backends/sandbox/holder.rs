@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Error, ErrorKind, MachineId, Result,
-    backends::local::{Local, place::Place},
+    backends::local::{Local, is_dead, place::Place},
 };
 
 /// How long bubblewrap may take to set up a sandbox. It takes 10 ms; the rest is for a machine under load.
@@ -109,9 +109,7 @@ impl Holder {
 
     /// Whether its first process is alive.
     pub(super) fn alive(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        !matches!(poll(&mut [PollFd::new(&self.first, PollFlags::IN)], Some(&now)), Ok(1..))
+        !is_dead(&self.first)
     }
 
     /// Ends every process in the sandbox, and waits until the namespaces are gone; but not for somebody who has not yet
