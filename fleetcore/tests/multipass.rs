@@ -9,7 +9,10 @@ use fleetcore::{
     Offset, OpContext, Provider as _, PtySize, StopMode,
     backends::multipass::{Abandoned, Multipass, MultipassConfig},
 };
-use fleetcore_testkit::multipass::{StandIn, main_if_called};
+use fleetcore_testkit::{
+    multipass::{StandIn, main_if_called},
+    read_until,
+};
 use libtest_mimic::{Arguments, Trial};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -26,8 +29,10 @@ type Work = std::pin::Pin<Box<dyn Future<Output = ()>>>;
 fn trial(name: &str, work: fn() -> Work) -> Trial {
     Trial::test(name, move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        runtime.block_on(async { tokio::time::timeout(LIMIT, work()).await })?;
-        Ok(())
+        let done = runtime.block_on(async { tokio::time::timeout(LIMIT, work()).await });
+        // Not by dropping it, which would wait for blocking work for ever.
+        runtime.shutdown_background();
+        Ok(done?)
     })
 }
 
@@ -519,14 +524,12 @@ async fn commands_end_with_their_connection() {
     let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(made.success());
     let path = fifo.to_str().unwrap().to_owned();
-    let script = "exec 3>\"$1\"; setsid sleep 1000 & sleep 1000";
+    let script = "exec 3>\"$1\"; setsid sleep 1000 & echo up; sleep 1000";
     let command = machine.spawn(CommandSpec::argv(["sh", "-c", script, "sh", &path])).await.unwrap();
     let handle = command.handle();
     // The machine goes down under it: an end without a word.
     let reader = tokio::task::spawn_blocking(move || std::fs::read(fifo).unwrap());
-    while !world.stand_in.calls().iter().any(|c| c[0] == "exec") {
-        tokio::task::yield_now().await;
-    }
+    read_until(&mut command.stream(Offset(0)), "up").await;
     drop(command);
     handle.wait().await.unwrap();
     assert!(reader.await.unwrap().is_empty(), "nobody holds it open any more");

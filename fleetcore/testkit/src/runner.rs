@@ -18,6 +18,8 @@ use crate::{
 
 /// No case takes this long; one that does hangs. Generous, because machines under test can be slow and shared.
 const CASE_LIMIT: Duration = Duration::from_secs(60);
+/// How long blocking work of a case may go on after it.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Collects the suite for any number of backends.
 #[derive(Debug, Default)]
@@ -192,5 +194,8 @@ async fn run_case<T: Send + Sync + 'static>(case: &Case<T>, env: &Arc<T>) -> Res
 
 fn in_runtime(work: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // Not by dropping it, which would wait for stuck blocking work for ever.
+    runtime.shutdown_timeout(CLEAN_UP_LIMIT);
+    done
 }
