@@ -111,6 +111,7 @@ pub(crate) struct Inner {
     streams: Quotas,
     session_owners: native::SessionOwners,
     load: LoadWatch,
+    notices: native::Notices,
     machine_watch: MachineWatch,
     session_changes: broadcast::Sender<SessionId>,
     /// Held while users change, so that two requests cannot each remove one of the last two admins.
@@ -129,7 +130,8 @@ impl App {
     pub fn new(config: ServerConfig, fleet: Fleet, stores: Stores) -> Self {
         let (audit, queue) = mpsc::channel(AUDIT_QUEUE);
         let tasks = TaskTracker::new();
-        tasks.spawn(write_audit(stores.audit.clone(), queue));
+        let notices = native::Notices::default();
+        tasks.spawn(write_audit(stores.audit.clone(), notices.clone(), queue));
         let limits = &config.limits;
         let inner = Arc::new(Inner {
             tokens: TokenCache::new(stores.identity.clone()),
@@ -143,6 +145,7 @@ impl App {
             streams: Quotas::new("streams", limits.streams_per_actor),
             session_owners: native::SessionOwners::new(limits.sessions_per_actor),
             load: LoadWatch::default(),
+            notices,
             machine_watch: MachineWatch::default(),
             session_changes: broadcast::channel(256).0,
             users: tokio::sync::Mutex::default(),
@@ -257,6 +260,9 @@ impl App {
     pub(crate) fn session_owners(&self) -> &native::SessionOwners {
         &self.0.session_owners
     }
+    pub(crate) fn notices(&self) -> &native::Notices {
+        &self.0.notices
+    }
     pub(crate) fn load(&self) -> &LoadWatch {
         &self.0.load
     }
@@ -296,19 +302,27 @@ impl App {
 
     /// Adds to the audit log, durably.
     async fn audit_now(&self, entry: AuditEntry) {
-        if let Err(error) = self.audit_store().append(entry).await {
+        write_audit_entry(self.audit_store(), self.notices(), entry).await;
+    }
+}
+
+async fn write_audit_entry(store: &dyn AuditStore, notices: &native::Notices, entry: AuditEntry) {
+    match store.append(entry.clone()).await {
+        Ok(()) => notices.audited(&entry),
+        Err(error) => {
             metrics::counter!("fleetcore_audit_failures_total").increment(1);
             tracing::error!(%error, "the audit log cannot be written");
         }
     }
 }
 
-async fn write_audit(store: Arc<dyn AuditStore>, mut queue: mpsc::Receiver<AuditEntry>) {
+async fn write_audit(
+    store: Arc<dyn AuditStore>,
+    notices: native::Notices,
+    mut queue: mpsc::Receiver<AuditEntry>,
+) {
     while let Some(entry) = queue.recv().await {
-        if let Err(error) = store.append(entry).await {
-            metrics::counter!("fleetcore_audit_failures_total").increment(1);
-            tracing::error!(%error, "the audit log cannot be written");
-        }
+        write_audit_entry(&*store, &notices, entry).await;
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
         streamed live. Errors are problem documents (RFC 9457) with a stable `code`."),
     components(schemas(
         ProblemBody, wire::OutputEvent, wire::GapEvent, wire::StateEvent, wire::ExitEvent, wire::LoadEvent,
-        wire::SessionClosed, wire::KeyName, wire::MachineGone, wire::FanOutLine, wire::Agent,
+        wire::SessionClosed, wire::AuditNews, wire::FilesChanged, wire::KeyName, wire::MachineGone, wire::FanOutLine, wire::Agent,
         wire::AgentRemoved
     )),
     tags(

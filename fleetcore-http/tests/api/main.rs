@@ -14,6 +14,7 @@ mod auth;
 mod commands;
 mod common;
 mod document;
+mod events;
 mod fanout;
 mod files;
 mod machines;

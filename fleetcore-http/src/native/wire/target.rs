@@ -251,6 +251,15 @@ pub struct Rename {
     pub to: String,
 }
 
+/// Files were changed through this server: `event: files`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FilesChanged {
+    /// Of this target.
+    pub target: String,
+    /// What was written, made, renamed, removed or unpacked into, as the request named it.
+    pub paths: Vec<String>,
+}
+
 /// How much an upload of a tar stream unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Unpacked {

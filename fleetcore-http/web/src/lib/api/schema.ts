@@ -281,9 +281,9 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Changes as they happen: events `command`, `session`, `session_closed`, `machine`, `agent`, `agent_removed` and
-         *     `load`. List first, then apply these; after `lagged` list again. A `machine` event holds the machine, or `target`
-         *     and `gone`.
+         * Changes as they happen: events `command`, `session`, `session_closed`, `machine`, `agent`, `agent_removed`, `load`,
+         *     `audit` (the log grew) and `files` (changed through this server). List first, then apply these; after `lagged` list
+         *     again. A `machine` event holds the machine, or `target` and `gone`.
          */
         get: operations["events"];
         put?: never;
@@ -1154,6 +1154,18 @@ export interface components {
             /** @description To what. */
             target: string;
         };
+        /** @description The audit log grew: `event: audit`. */
+        AuditNews: {
+            /** @description What was done. */
+            action: string;
+            /** @description Who. */
+            actor: string;
+            /**
+             * Format: date-time
+             * @description When.
+             */
+            at: string;
+        };
         /** @description What works on a target. */
         Capabilities: {
             /** @description Named operations. */
@@ -1671,6 +1683,13 @@ export interface components {
          * @enum {string}
          */
         FileKind: "file" | "dir" | "symlink" | "other";
+        /** @description Files were changed through this server: `event: files`. */
+        FilesChanged: {
+            /** @description What was written, made, renamed, removed or unpacked into, as the request named it. */
+            paths: string[];
+            /** @description Of this target. */
+            target: string;
+        };
         /** @description Missing output in an event stream: `event: gap`. */
         GapEvent: {
             /**
@@ -3524,7 +3543,8 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Some of `commands`, `sessions`, `machines`, `agents` and `load`, with commas between. Default: all.
+                 * @description Some of `commands`, `sessions`, `machines`, `agents`, `load`, `audit` (needs the scope `admin`) and `files` (needs
+                 *     `files`), with commas between. Default: all that are allowed.
                  * @example commands,sessions,machines,agents,load
                  */
                 topics?: string;
