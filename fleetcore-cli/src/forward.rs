@@ -5,7 +5,7 @@ use std::{
     str::FromStr,
 };
 
-use fleetcore::{Error, HostPort, Result};
+use fleetcore::{Error, ErrorKind, HostPort, Result};
 
 /// The whole of it, for people.
 const RULE: &str =
@@ -24,10 +24,11 @@ pub(crate) struct Forward {
 
 /// Which part is wrong, and what it must be.
 fn wrong(text: &str, part: &'static str, rule: &'static str) -> Error {
-    Error::invalid("tunnel", RULE)
+    Error::new(ErrorKind::InvalidInput, format!("{part} must be {rule}"))
+        .with_context("field", "tunnel")
         .with_context("value", text.chars().take(80).collect::<String>().escape_debug())
         .with_context("part", part)
-        .with_context("part_rule", rule)
+        .with_context("rule", RULE)
 }
 
 /// The parts between colons; those in brackets are not looked into.
@@ -89,7 +90,6 @@ impl FromStr for Forward {
 
 #[cfg(test)]
 mod tests {
-    use fleetcore::ErrorKind;
     use proptest::prelude::*;
 
     use super::*;

@@ -157,7 +157,7 @@ async fn it_takes_a_scope_and_a_good_address() {
         ("port=x", "port"),
         ("port=0", "port"),
         ("port=70000", "port"),
-        ("port=1&host=", "host"),
+        ("port=1&host=%20", "host"),
         ("port=1&host=a%20b", "host"),
         ("port=1&host=--all", "host"),
         ("port=1&host=127.1", "host"),

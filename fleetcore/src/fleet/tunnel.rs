@@ -293,3 +293,85 @@ async fn serve(
     near.whole = copied.is_ok();
     tell(TunnelEvent::Closed { peer, error: copied.err().map(|e| Arc::new(Error::io("tunnel", e))) });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::Ipv4Addr,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Sends back what it gets.
+    fn echo() -> BoxConnection {
+        let (ours, theirs) = tokio::io::duplex(64);
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(theirs);
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+            let _ = to.shutdown().await;
+        });
+        Box::new(ours)
+    }
+
+    fn here() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 0).into()
+    }
+
+    #[tokio::test]
+    async fn further_connections_wait_for_a_place() {
+        let options = TunnelOptions::default().with_connections(1);
+        let tunnel = Tunnel::listen(here(), options, || async { Ok(echo()) }).await.unwrap();
+        let mut events = tunnel.events();
+        let mut first = TcpStream::connect(tunnel.local_addr()).await.unwrap();
+        let mut second = TcpStream::connect(tunnel.local_addr()).await.unwrap();
+        second.write_all(b"y").await.unwrap();
+        first.write_all(b"x").await.unwrap();
+        let mut got = [0];
+        first.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"x");
+        let (one, two) = (first.local_addr().unwrap(), second.local_addr().unwrap());
+        drop(first);
+        second.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"y");
+        let order = [events.recv().await, events.recv().await, events.recv().await];
+        assert!(
+            matches!(&order, [
+                Ok(TunnelEvent::Opened { peer: a }),
+                Ok(TunnelEvent::Closed { peer: b, error: None }),
+                Ok(TunnelEvent::Opened { peer: c }),
+            ] if *a == one && *b == one && *c == two),
+            "{order:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_that_is_refused_is_reported_and_the_next_one_is_served() {
+        let calls = AtomicUsize::new(0);
+        let tunnel = Tunnel::listen(here(), TunnelOptions::default(), move || {
+            let first = calls.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { if first { Err(Error::new(ErrorKind::Unavailable, "away")) } else { Ok(echo()) } }
+        })
+        .await
+        .unwrap();
+        let mut events = tunnel.events();
+        // The reset may come while we still connect.
+        if let Ok(mut refused) = TcpStream::connect(tunnel.local_addr()).await {
+            assert!(refused.read_to_end(&mut Vec::new()).await.is_err());
+        }
+        let event = events.recv().await.unwrap();
+        assert!(
+            matches!(&event, TunnelEvent::Refused { error, .. } if error.kind() == ErrorKind::Unavailable),
+            "{event:?}"
+        );
+        let mut socket = TcpStream::connect(tunnel.local_addr()).await.unwrap();
+        socket.write_all(b"x").await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        socket.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"x");
+        tunnel.close().await;
+    }
+}
