@@ -267,3 +267,17 @@ async fn a_client_that_does_not_read_is_not_hoarded_for() {
     }
     drop(socket);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_ends_with_the_login_it_was_opened_with() {
+    let server = start().await;
+    let (port, listener) = service().await;
+    let wanted = serde_json::json!({ "name": "t", "scopes": ["tunnels"] });
+    let (_, made) = server.post_json("/api/v1/tokens", wanted).await;
+    let mut socket = open(&server, made["secret"].as_str().unwrap(), &format!("port={port}")).await.unwrap();
+    let (mut there, _) = listener.accept().await.unwrap();
+    let path = format!("/api/v1/tokens/{}", made["id"].as_str().unwrap());
+    assert_eq!(server.request(Method::DELETE, &path).send().await.unwrap().status(), 204);
+    assert_eq!(closed(&mut socket).await, 1008);
+    assert!(there.read(&mut [0; 8]).await.is_err(), "it would pass for all there was");
+}
