@@ -1,5 +1,5 @@
 //! Tunnels of the real program: in this process, and through a real server and a real agent.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
