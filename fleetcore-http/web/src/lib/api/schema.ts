@@ -932,11 +932,12 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * WebSocket with the subprotocol `fleetcore.tunnel.v1`: a connection to an address that the target can reach. Binary
-         *     messages are its bytes, in both directions; an empty one is the end of what its sender sends, the other direction goes
-         *     on. After both ends the server closes with 1000. A close without them means that bytes may be missing: 1011 when the
+         * A connection to an address that the target can reach, as a WebSocket (subprotocol `fleetcore.tunnel.v1`).
+         * @description Binary messages are its bytes, in both directions; an empty one is the end of what its sender sends, the other direction
+         *     goes on. After both ends the server closes with 1000. A close without them means that bytes may be missing: 1011 when the
          *     connection broke, 1001 when the server stops, 1008 when the login has ended. Needs the scope `tunnels`.
-         * @description Whether the address may be reached is up to the agent of the target (`--allow-tunnel` there), or where there is none up
+         *
+         *     Whether the address may be reached is up to the agent of the target (`--allow-tunnel` there), or where there is none up
          *     to this server: by default the target itself and nothing else.
          */
         get: operations["open_tunnel"];
