@@ -153,7 +153,7 @@ mod tests {
 
         #[test]
         fn every_address_can_be_named(
-            bind in any::<SocketAddr>(), host in "[a-z][a-z0-9-]{0,8}[a-z]|[0-9]{1,2}\\.0\\.0\\.[0-9]", port in 1u16..
+            bind in any::<SocketAddr>(), host in "[a-z][a-z0-9-]{0,8}[a-z]|[1-9][0-9]?\\.0\\.0\\.[0-9]", port in 1u16..
         ) {
             let bind = SocketAddr::new(bind.ip(), bind.port());
             let forward: Forward = format!("{bind}:{host}:{port}").parse().unwrap();
