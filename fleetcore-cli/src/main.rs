@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod error;
 mod exit;
+mod forward;
 mod local_server;
 mod parse;
 mod providers;

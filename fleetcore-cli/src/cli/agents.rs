@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use fleetcore::AgentId;
+use fleetcore::{AddressRule, AgentId};
 use secrecy::SecretString;
 
 use crate::parse;
@@ -64,9 +64,10 @@ pub(crate) struct AgentInstall {
     /// A label others can choose it by; may be given more than once
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
     pub(crate) label: Vec<(String, String)>,
-    /// Let tunnels lead to this address: HOST:PORT, HOST:* or * [default: this host only]
+    /// Let tunnels lead to this address: HOST:PORT, HOST:*, *:PORT or *; may be given more than once [default: this host
+    /// only]
     #[arg(long, value_name = "ADDR")]
-    pub(crate) allow_tunnel: Vec<String>,
+    pub(crate) allow_tunnel: Vec<AddressRule>,
     /// Refuse to read or write files outside of this directory; commands are not restricted
     #[arg(long, value_name = "DIR")]
     pub(crate) file_root: Option<PathBuf>,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use fleetcore::{
-    AgentId, CommandStore as _, Error, Labels, Result,
+    AddressRules, AgentId, CommandStore as _, Error, Labels, Result,
     store::sqlite::{SqliteConfig, SqliteStore},
 };
 use fleetcore_http::{
@@ -116,7 +116,7 @@ pub(crate) async fn agent(mut args: Args, settings: &Settings) -> Outcome {
         .with_status(host_status())
         .with_reconnect(args.reconnect_first, args.reconnect_most);
     if !args.allow_tunnel.is_empty() {
-        config = config.with_tunnels(args.allow_tunnel.clone());
+        config = config.with_tunnels(AddressRules::new(args.allow_tunnel.clone()));
     }
     config.roots.extend(settings.certificates()?);
     let agent = Agent::new(config, fleet.clone(), Stores::new(store.clone()))?;

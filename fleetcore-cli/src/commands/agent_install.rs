@@ -90,7 +90,7 @@ fn plan(args: &AgentInstall, dir: &Path, server: &str, settings: &Settings) -> R
         add("--label", format!("{key}={value}"));
     }
     for address in &args.allow_tunnel {
-        add("--allow-tunnel", address.clone());
+        add("--allow-tunnel", address.to_string());
     }
     if let Some(root) = &args.file_root {
         add("--file-root", absolute(root)?);

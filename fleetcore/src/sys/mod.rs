@@ -6,9 +6,13 @@ mod exec;
 mod memory;
 mod pidfd;
 mod pty;
+#[cfg(target_os = "linux")]
+mod socket;
 
 pub(crate) use enter::Enter;
 pub(crate) use exec::{AsUser, Prepare, prepare};
 pub use memory::give_memory_back;
 pub(crate) use pidfd::ExitWatch;
 pub(crate) use pty::{PtyControl, open_pty, to_io};
+#[cfg(target_os = "linux")]
+pub(crate) use socket::socket_of;

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     COMMAND_ID_VARIABLE, LocalConfig,
     cgroup::Cgroup,
+    connect::connect,
     error::SpawnError,
     files::LocalFiles,
     input::{PipeInput, TerminalInput},
@@ -34,9 +35,9 @@ use super::{
     user::{Account, ignored_signals},
 };
 use crate::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, Io, Offset, Program,
-    PtySize, Result, SessionSpec,
-    raw::{Executor, FileSystem, OpContext, RawProcess, Session},
+    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, HostPort, Io, Offset,
+    Program, PtySize, Result, SessionSpec,
+    raw::{BoxConnection, Executor, FileSystem, OpContext, RawProcess, Session},
     sys::{ExitWatch, Prepare, PtyControl, open_pty, prepare, to_io},
 };
 
@@ -302,6 +303,7 @@ impl Executor for Local {
             split_output: true,
             signals: true,
             native_files: self.place.is_none(),
+            connect: true,
             run_as_user: self.place.is_none()
                 && self.config.allow_user_switch
                 && rustix::process::geteuid().is_root(),
@@ -339,5 +341,9 @@ impl Executor for Local {
             return Err(Error::unsupported("files"));
         }
         Ok(Arc::new(LocalFiles::open(&self.config)?))
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        connect(cx, to, self.place.as_deref()).await
     }
 }

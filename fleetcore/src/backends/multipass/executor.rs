@@ -21,9 +21,10 @@ use super::{
     wire::{Decoder, frame, header},
 };
 use crate::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, Io, MachineId,
+    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, HostPort, Io, MachineId,
     MachineState, Offset, PtySize, Result, Retry, SessionSpec, Signal,
-    raw::{Executor, FileSystem, OpContext, ProcessControl, RawProcess, Session},
+    raw::{BoxConnection, Executor, FileSystem, OpContext, ProcessControl, RawProcess, Session},
+    sim::relay,
 };
 
 /// The program on the machine. Comments and empty lines stay here.
@@ -505,6 +506,7 @@ impl Executor for MachineExecutor {
             split_output: true,
             signals: true,
             run_as_user: true,
+            connect: true,
             ..ExecCapabilities::default()
         }
     }
@@ -542,6 +544,11 @@ impl Executor for MachineExecutor {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Err(Error::unsupported("files"))
+    }
+
+    /// By a small program on the machine: ports that listen on its loopback interface cannot be reached from here.
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        relay::connect(self, cx, to).await
     }
 }
 
