@@ -30,6 +30,9 @@ const LAUNCH_LIMIT: Duration = Duration::from_secs(3600);
 const OUTPUT_MAX: usize = 16 << 20;
 /// Window between the program of a terminal and its browser; beyond that the program waits.
 const TERMINAL_WINDOW: usize = 256 << 10;
+/// How long a terminal is watched after its shell has ended, for what jobs left behind still say. The contract wants the
+/// close within 100 ms.
+const TERMINAL_DRAIN: Duration = Duration::from_millis(50);
 /// Time between hanging up and killing, as in the original.
 const TERMINAL_GRACE: Duration = Duration::from_secs(2);
 
@@ -241,13 +244,14 @@ impl Vms {
     /// # Errors
     /// Those of the fleet.
     pub(super) async fn terminal(&self, actor: &str, name: &str, size: PtySize) -> Result<RunningCommand> {
-        let spec = CommandSpec::argv([&*self.program, "shell", name])
+        let mut spec = CommandSpec::argv([&*self.program, "shell", name])
             .with_pty(size)
             // A service without a terminal of its own would give a dumb one.
             .with_env("TERM", "xterm-256color")
             .with_grace(TERMINAL_GRACE)
             .with_replay(TERMINAL_WINDOW, Overflow::Block)
             .with_label("vm", name);
+        spec.drain = TERMINAL_DRAIN;
         let cx = OpContext::for_actor(actor);
         self.fleet.machine(LOCAL)?.spawn_with(&cx, CommandId::generate(), spec).await
     }
