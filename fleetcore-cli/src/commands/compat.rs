@@ -99,6 +99,8 @@ pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
         render::print(&format!("{line}\n"))?;
     }
     tracing::info!(address = %listener.local_addr(), dialect = dialect.name(), "serving");
+    // The originals are small programs; this one is not, but what it needed to start it need not keep.
+    fleetcore::give_code_back();
 
     let shutdown = CancellationToken::new();
     let mut running = std::pin::pin!(listener.run_alone(shutdown.clone()));
@@ -134,8 +136,15 @@ async fn stores(plan: &dyn Plan, dir: &Path) -> Result<Stores> {
     let store = SqliteStore::open(SqliteConfig::new(dir)).map_err(|e| {
         e.with_context("hint", "another server may run on this directory; choose one with --data-dir")
     })?;
-    store.prune_tokens(Timestamp::now()).await?;
-    Ok(Stores::new(Arc::new(store)))
+    let store = Arc::new(store);
+    let expired = store.clone();
+    // Nothing waits for it: tokens that have expired are refused all the same.
+    tokio::spawn(async move {
+        if let Err(error) = expired.prune_tokens(Timestamp::now()).await {
+            tracing::warn!(%error, "tokens that have expired stay in the store");
+        }
+    });
+    Ok(Stores::new(store))
 }
 
 /// Listeners of `--compat NAME=ADDR` that were understood, before the fleet they share is built.
