@@ -61,10 +61,10 @@ async fn machines_of_this_host_are_the_same_machines() {
                     told |= target.to_string() == "multipass/db" && info.state == MachineState::Running;
                 }
                 FleetEvent::Command(record) if record.state == CommandState::Succeeded => {
-                    let Program::Argv(argv) = &record.spec.program else { continue };
+                    let Program::Argv(argv) = &record.program else { continue };
                     let argv: Vec<&str> = argv.iter().map(String::as_str).skip(1).collect();
                     assert_eq!((argv, record.actor.as_deref()), (vec!["start", "db"], Some("admin")));
-                    assert_eq!(record.spec.labels["vm"], "db");
+                    assert_eq!(record.labels["vm"], "db");
                     recorded = true;
                 }
                 _ => {}
