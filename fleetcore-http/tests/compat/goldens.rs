@@ -147,6 +147,8 @@ async fn agents_of_a_master() {
             // D7: ids and addresses that pages or URLs could stumble over.
             better("agent-register-empty-id", 422, "Invalid agent_id"),
             better("agent-register-odd-id", 422, "Invalid agent_id"),
+            // 2: path parameters are decoded, and no id has a slash.
+            better("agent-info-odd-id-encoded", 404, "Not Found"),
             // D3: the id is taken, and this is not its key.
             better("agent-register-wrong-key-header", 403, "Invalid or missing API key"),
             better("heartbeat-ok-naive", 403, "Invalid or missing API key"),
@@ -332,6 +334,9 @@ async fn an_agent() {
             better("execute-timeout-ignored", 200, "Command timed out after 1 seconds"),
             better("execute-unknown-subcommand", 200, "multipass frobnicate is not allowed here"),
             better("execute-empty-args", 200, "no multipass command is named"),
+            // 2: what is left out has its default at the agent too.
+            better("create-defaults", 200, "Launched: c1\\n"),
+            better("delete-ok", 200, "VM deleted and purged"),
             // D2: the key comes first; D8: no CORS.
             better("ws-plain-get", 403, "Invalid or missing API key"),
             better("cors-preflight", 405, "Method Not Allowed"),
