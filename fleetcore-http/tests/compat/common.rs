@@ -9,7 +9,7 @@ use std::{
 };
 
 use fleetcore::{
-    Fleet,
+    Fleet, FleetBuilder,
     backends::local::{Local, LocalConfig},
     store::memory::MemoryStore,
 };
@@ -123,6 +123,7 @@ pub(crate) struct Running {
     shutdown: CancellationToken,
     task: Option<JoinHandle<()>>,
     pub(crate) dir: Arc<tempfile::TempDir>,
+    pub(crate) fleet: Fleet,
 }
 
 impl Running {
@@ -138,16 +139,29 @@ impl Running {
     ) -> Self {
         let args = ["--host", "127.0.0.1", "--port", "0"].iter().chain(args).copied();
         let args: Vec<&str> = args.collect();
+        Self::start_among(name, &args, dir, store, |fleet| fleet).await
+    }
+
+    /// In a fleet with more in it, as in a full server.
+    pub(crate) async fn start_among(
+        name: &str,
+        args: &[&str],
+        dir: Arc<tempfile::TempDir>,
+        store: Arc<MemoryStore>,
+        more: impl FnOnce(FleetBuilder) -> FleetBuilder,
+    ) -> Self {
         let env = [("BATWA_PASSWORD", PASSWORD)];
-        let plan = compat::find(name).unwrap().parse(&Call::new(name).with_args(args).with_env(env)).unwrap();
+        let call = Call::new(name).with_args(args.iter().copied()).with_env(env);
+        let plan = compat::find(name).unwrap().parse(&call).unwrap();
         let host = Arc::new(Local::new(LocalConfig::default()));
-        let fleet = Fleet::builder().with_host(host).build();
-        let app = App::new(plan.config(), fleet, Stores::new(store.clone()));
+        let fleet = more(Fleet::builder().with_host(host));
+        let fleet = plan.providers().into_iter().fold(fleet, FleetBuilder::with_provider).build();
+        let app = App::new(plan.config(), fleet.clone(), Stores::new(store.clone()));
         let listener = Listener::bind(plan, app, dir.path().to_owned()).await.unwrap();
         let (address, notes) = (listener.local_addr(), listener.notes().to_vec());
         let shutdown = CancellationToken::new();
         let task = Some(tokio::spawn(listener.run_alone(shutdown.clone())));
-        Self { address, notes, store, shutdown, task, dir }
+        Self { address, notes, store, shutdown, task, dir, fleet }
     }
 
     pub(crate) async fn master(multipass: &Multipass, args: &[&str]) -> Self {

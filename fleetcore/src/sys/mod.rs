@@ -11,7 +11,7 @@ mod socket;
 
 pub(crate) use enter::Enter;
 pub(crate) use exec::{AsUser, Prepare, prepare};
-pub use memory::give_memory_back;
+pub use memory::{give_code_back, give_memory_back};
 pub(crate) use pidfd::ExitWatch;
 pub(crate) use pty::{PtyControl, open_pty, to_io};
 #[cfg(target_os = "linux")]
