@@ -6,9 +6,13 @@ mod exec;
 mod memory;
 mod pidfd;
 mod pty;
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+mod unprivileged;
 
 pub(crate) use enter::Enter;
 pub(crate) use exec::{AsUser, Prepare, prepare};
 pub use memory::give_memory_back;
 pub(crate) use pidfd::ExitWatch;
 pub(crate) use pty::{PtyControl, open_pty, to_io};
+#[cfg(all(feature = "sandbox", target_os = "linux"))]
+pub(crate) use unprivileged::{PASSED, Unprivileged, unprivileged, without_descriptors};
