@@ -182,7 +182,7 @@ fn a_server_that_is_killed_leaves_no_sandbox_running() {
         let target = format!("sandbox/{name}");
         home.run(&["create", &target]).ok();
         // Whatever it does to the processes that keep it.
-        let script = "kill -STOP 1 2 3; trap '' TERM HUP; echo up >flag; setsid sleep 1000 & wait";
+        let script = "trap '' TERM HUP; setsid sleep 1000 & kill -STOP 1 2; echo up >flag; wait";
         home.run(&["run", "-d", &target, "-c", script]).ok();
         until(|| home.run(&["run", &target, "--", "cat", "flag"]).out == "up\n");
         let holders = || {

@@ -113,8 +113,8 @@ async fn nothing_of_the_host_can_be_changed_from_inside() {
             find /etc /usr/bin -type f -writable | sed 's/^/writable /'
             cat /etc/shadow 2>/dev/null | sed 's/^/shadow /'
             for try in 'mount -t tmpfs none /tmp' 'mount -o remount,rw,bind /usr' 'touch /usr/x' 'touch /x' 'touch /run/x' \
-                'unshare -Urm mount -o remount,rw,bind /usr' 'unshare -Urmpf mount -t proc proc /proc' \
-                'mknod /tmp/disk b 8 0' 'chroot /' 'hostname other' 'cat /proc/1/environ.' 'ls /sys/kernel'; do
+                'unshare -Urm mount -o remount,rw,bind /usr' \
+                'mknod /tmp/disk b 8 0' 'chroot /' 'hostname other' 'ls /sys/kernel'; do
                 $try >/dev/null 2>&1 && echo "can $try"
             done
             ls -A / | sort | tr '\n' ' '
@@ -166,7 +166,7 @@ async fn nothing_is_left_of_a_sandbox_that_is_deleted() {
     let name = world.create(|_| {}).await;
     let machine = world.fleet().machine(&format!("sandbox/{name}")).unwrap();
     let script = "mkdir -p a/b/c; ln -s / a/b/host; chmod 0 a/b/c a/b a; trap '' TERM HUP; setsid sleep 1000 & echo up; \
-        kill -STOP 1 2 3 2>/dev/null; wait";
+        kill -STOP 1 2; wait";
     let command = machine.spawn(CommandSpec::shell(script)).await.unwrap();
     fleetcore_testkit::read_until(&mut command.stream(fleetcore::Offset(0)), "up").await;
     machine.delete(&cx(), true).await.unwrap();
@@ -183,8 +183,11 @@ async fn one_that_kills_itself_comes_up_again() {
     let Some(world) = World::new().await else { return };
     let name = world.create(|_| {}).await;
     world.sh(&name, "echo kept >note; kill -9 -1; kill -9 1").await;
+    let machine = world.fleet().machine(&format!("sandbox/{name}")).unwrap();
+    // What comes while it goes down is refused.
     let again = eventually("it is up again", async || {
-        let out = world.sh(&name, "cat note").await;
+        let command = machine.spawn(CommandSpec::argv(["cat", "note"])).await.ok()?;
+        let out = command.output().await.ok()?;
         out.status.success().then(|| out.text())
     });
     assert_eq!(again.await, "kept\n");
@@ -199,7 +202,7 @@ async fn a_fork_bomb_stays_within_its_limits() {
     };
     let name = world.create(limit).await;
     // As many sleeping children as there may be, from a program that goes on when there may be no more.
-    let script = "i=0; while [ $i -lt 100 ]; do (sleep 1000 & ) 2>/dev/null; i=$((i+1)); done; ls -d /proc/[0-9]* | wc -l";
+    let script = "i=0; while [ $i -lt 100 ]; do (sleep 1000 >/dev/null 2>&1 &); i=$((i+1)); done; ls -d /proc/[0-9]* | wc -l";
     let out = world.sh(&name, script).await;
     let count = out.text().lines().last().and_then(|l| l.trim().parse::<u32>().ok());
     assert!(count.is_none_or(|n| n <= 45), "{out:?}");

@@ -91,6 +91,7 @@ pub(super) fn users(dir: &Path, seen: &Path, etc: &Path) -> io::Result<Vec<OsStr
         // A full disk is no reason not to start.
         if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         }
         if etc.join(name).is_file() {
             args.extend(["--ro-bind".into(), seen.join(name).into(), Path::new("/etc").join(name).into()]);
