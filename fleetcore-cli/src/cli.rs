@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use fleetcore::{AddressRule, AgentId, CommandState, MachineState, Pattern, Role, Scope, Signal, Target};
 use secrecy::SecretString;
 
-pub(crate) use agents::{AgentInstall, AgentPlace, AgentUninstall, AgentVerb, Agents, Init};
+pub(crate) use agents::{AgentInstall, AgentOffer, AgentPlace, AgentUninstall, AgentVerb, Agents, Init};
 
 use crate::{
     exit,
@@ -248,16 +248,8 @@ pub(crate) struct Agent {
     /// Keep records and output here [default: agent-data below the data directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) agent_dir: Option<PathBuf>,
-    /// A label others can choose it by; may be given more than once
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
-    pub(crate) label: Vec<(String, String)>,
-    /// Let tunnels lead to this address: HOST:PORT, HOST:*, *:PORT or *; may be given more than once [default: this host
-    /// only]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) allow_tunnel: Vec<AddressRule>,
-    /// Refuse to read or write files outside of this directory; commands are not restricted
-    #[arg(long, value_name = "DIR")]
-    pub(crate) file_root: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) offer: AgentOffer,
     /// Form of the log on stderr
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,

@@ -71,5 +71,5 @@ pub use raw::{
 };
 pub use supervisor::{CommandHandle, Output, RunningCommand};
 #[cfg(feature = "local")]
-pub use sys::give_memory_back;
+pub use sys::{give_code_back, give_memory_back};
 pub use types::*;

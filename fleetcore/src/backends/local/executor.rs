@@ -78,6 +78,18 @@ impl Local {
         Self { place: Some(place), ..self.clone() }
     }
 
+    /// What works [inside](Self::inside) a place.
+    pub(in crate::backends) fn capabilities_inside() -> ExecCapabilities {
+        ExecCapabilities {
+            pty: true,
+            stdin: true,
+            split_output: true,
+            signals: true,
+            connect: true,
+            ..ExecCapabilities::default()
+        }
+    }
+
     /// The settings.
     pub fn config(&self) -> &LocalConfig {
         &self.config
@@ -297,18 +309,12 @@ fn assemble(tree: Arc<Tree>, mut control: LocalControl, channels: Channels) -> i
 #[async_trait]
 impl Executor for Local {
     fn capabilities(&self) -> ExecCapabilities {
-        ExecCapabilities {
-            pty: true,
-            stdin: true,
-            split_output: true,
-            signals: true,
-            native_files: self.place.is_none(),
-            connect: true,
-            run_as_user: self.place.is_none()
-                && self.config.allow_user_switch
-                && rustix::process::geteuid().is_root(),
-            ..ExecCapabilities::default()
+        let inside = Self::capabilities_inside();
+        if self.place.is_some() {
+            return inside;
         }
+        let run_as_user = self.config.allow_user_switch && rustix::process::geteuid().is_root();
+        ExecCapabilities { native_files: true, run_as_user, ..inside }
     }
 
     async fn ping(&self, _cx: &OpContext) -> Result<()> {
