@@ -18,7 +18,7 @@ use fleetcore::{
     raw::{ProcessControl, RawProcess},
 };
 use futures::{FutureExt as _, StreamExt as _, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, DuplexStream},
@@ -60,6 +60,8 @@ pub(super) struct Facts {
     pub(super) last_seen: Option<Timestamp>,
     pub(super) labels: fleetcore::Labels,
     pub(super) version: String,
+    /// How far its clock was ahead of ours when it connected; what the message took on its way included.
+    pub(super) ahead: SignedDuration,
 }
 
 /// One agent, here or away.

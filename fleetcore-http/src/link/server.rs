@@ -11,7 +11,7 @@ use axum::{
 use fleetcore::{AgentId, AgentRegistration, AgentReport, Error, ErrorKind, Fleet, Lease, Result};
 use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use tokio_tungstenite::{
@@ -24,7 +24,7 @@ use super::{
     AgentHub,
     hub::{endpoint, put_out},
     mux::Mux,
-    protocol::{FromAgent, FromServer, Hello, Refusal, SUBPROTOCOL, VERSION, encode, millis},
+    protocol::{DEAD_TOKEN, FromAgent, FromServer, Hello, Refusal, SUBPROTOCOL, VERSION, encode, millis},
     pump::{self, Incoming},
     remote::{AgentState, Connected},
     session,
@@ -66,7 +66,11 @@ pub(crate) async fn link(State(app): State<App>, mut request: Request) -> Reply<
     let Some(hub) = app.agents().cloned() else { return Err(Problem::not_found("route", "/api/v1/link")) };
     let token = bearer(&request).map(|t| SecretString::from(t.to_owned()));
     let token = token.ok_or_else(|| Problem::unauthenticated("an agent needs its token"))?;
-    let agent = hub.auth().verify(token.expose_secret()).await?;
+    let agent = hub.auth().verify(token.expose_secret()).await.map_err(|e| match e.kind() {
+        // Said so that the agent can tell it from what a proxy on the way might answer.
+        ErrorKind::Unauthenticated => e.with_context(DEAD_TOKEN, true),
+        _ => e,
+    })?;
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
     let upgrade = has_token(&request, header::CONNECTION, "upgrade")
         && has_token(&request, header::UPGRADE, "websocket")
@@ -240,6 +244,7 @@ async fn enter(
         facts.labels = hello.labels;
         facts.version = hello.version;
         facts.last_seen = Some(Timestamp::now());
+        facts.ahead = hello.now.map_or(SignedDuration::ZERO, |now| now.duration_since(Timestamp::now()));
     }
     let welcome = FromServer::Welcome {
         protocol,
