@@ -11,10 +11,11 @@ use rand::Rng as _;
 use reqwest::Upgraded;
 use secrecy::SecretString;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ahead::ReadAhead,
     mux::Mux,
     protocol::{
         DEAD_TOKEN, FromAgent, FromServer, Hello, ProviderInfo, Refusal, SUBPROTOCOL, VERSION, encode,
@@ -266,6 +267,9 @@ impl Agent {
             Some(Err(error)) => return Ended::Broke(error, false),
             Some(Ok(socket)) => socket,
         };
+        // Nothing has been read yet: the server waits for the hello.
+        let io = ReadAhead::new(socket.into_inner());
+        let socket = WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await;
         let (sink, source) = socket.split();
         let mux = Mux::new(2, STREAMS_MAX);
         if let Err(error) = mux.send_text(encode(&self.hello(memory).await)) {
@@ -300,7 +304,7 @@ impl Agent {
     async fn talk(
         &self,
         memory: &mut Memory,
-        mut source: SplitStream<WebSocketStream<Upgraded>>,
+        mut source: SplitStream<WebSocketStream<ReadAhead<Upgraded>>>,
         mux: &Mux,
     ) -> Ended {
         let first = match pump::read(&mut source, WELCOME_LIMIT).await {

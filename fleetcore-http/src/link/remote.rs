@@ -657,9 +657,9 @@ impl Input {
         let mut ended = false;
         loop {
             if sent < self.pending.len() {
-                let part = Bytes::copy_from_slice(self.pending.get(sent..).unwrap_or_default());
+                let part = self.pending.get(sent..).unwrap_or_default();
                 let n = part.len();
-                if stream.send(part).await.is_err() {
+                if stream.send(part.into()).await.is_err() {
                     return Carried::Broke;
                 }
                 sent += n;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AgentHub,
+    ahead::ReadAhead,
     hub::{endpoint, put_out},
     mux::Mux,
     protocol::{DEAD_TOKEN, FromAgent, FromServer, Hello, Refusal, SUBPROTOCOL, VERSION, encode, millis},
@@ -94,6 +95,7 @@ pub(crate) async fn link(State(app): State<App>, mut request: Request) -> Reply<
                 return;
             }
         };
+        let io = ReadAhead::new(io);
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(pump::socket_config())).await;
         if let Err(error) = serve(&hub, fleet, agent.clone(), &token, socket, stop).await {
             tracing::info!(%agent, %error, "the agent's link ended");
@@ -110,7 +112,7 @@ pub(crate) async fn link(State(app): State<App>, mut request: Request) -> Reply<
     Ok(response)
 }
 
-type Io = TokioIo<hyper::upgrade::Upgraded>;
+type Io = ReadAhead<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// One connection of one agent, from the hello to the end.
 async fn serve(
