@@ -3,7 +3,7 @@
 //!
 //! Needs root and `ip` (Debian: iproute2), and says so where they are missing.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -195,7 +195,7 @@ impl Rig {
         let started = Instant::now();
         while !so() {
             assert!(started.elapsed() < LIMIT, "in vain: {what}");
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::park_timeout(Duration::from_millis(5));
         }
     }
 
