@@ -56,7 +56,7 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
     let store = Arc::new(open_store(&keep, settings).await?);
     let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let joining = joining(&args, store.clone())?;
+    let joining = joining(&args, store.clone()).await?;
     let agents = agents(&args, store.clone(), joining.clone()).await?;
     let stores = Stores::new(store.clone())
         .with_agents(agents.clone())
@@ -168,13 +168,13 @@ pub(super) fn fleet(
 }
 
 /// Who may connect: those who joined, and those whose tokens are given.
-fn joining(args: &Serve, store: Arc<SqliteStore>) -> Result<Joining> {
+async fn joining(args: &Serve, store: Arc<SqliteStore>) -> Result<Joining> {
     let tokens = AgentTokens::new();
     for (id, file) in &args.agent_token_file {
         let token = agent::token(file)?;
         tokens.allow(id.clone(), Sha256::digest(token.expose_secret().as_bytes()).into());
     }
-    Ok(Joining::new(store).with_tokens(tokens))
+    Joining::new(store).with_tokens(tokens).await
 }
 
 /// The agents.

@@ -18,7 +18,7 @@ use fleetcore::{
     raw::{BoxConnection, ProcessControl, RawProcess},
 };
 use futures::{FutureExt as _, StreamExt as _, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, DuplexStream},
@@ -60,6 +60,8 @@ pub(super) struct Facts {
     pub(super) last_seen: Option<Timestamp>,
     pub(super) labels: fleetcore::Labels,
     pub(super) version: String,
+    /// How far its clock was ahead of ours when it connected; what the message took on its way included.
+    pub(super) ahead: SignedDuration,
 }
 
 /// One agent, here or away.
@@ -659,9 +661,9 @@ impl Input {
         let mut ended = false;
         loop {
             if sent < self.pending.len() {
-                let part = Bytes::copy_from_slice(self.pending.get(sent..).unwrap_or_default());
+                let part = self.pending.get(sent..).unwrap_or_default();
                 let n = part.len();
-                if stream.send(part).await.is_err() {
+                if stream.send(part.into()).await.is_err() {
                     return Carried::Broke;
                 }
                 sent += n;
