@@ -6,7 +6,6 @@ mod common;
 use std::{
     path::PathBuf,
     process::{Child, Stdio},
-    time::Duration,
 };
 
 use common::Home;
@@ -15,10 +14,9 @@ use fleetcore_http::client::{
     Client, Credentials, ReconnectPolicy, Transport,
     wire::{Command, NewCommand},
 };
+use fleetcore_testkit::sometime;
 use futures::StreamExt as _;
 
-/// Long enough for a slow machine; nothing waits for it when all is well.
-const LIMIT: Duration = Duration::from_secs(90);
 const TOKEN: &str = "fca_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 struct Rig {
@@ -86,23 +84,15 @@ impl Rig {
     }
 
     /// Looks again and again, whatever goes wrong on the way.
-    async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, mut look: impl FnMut() -> F) -> T {
-        let looking = async {
-            loop {
-                if let Some(found) = look().await {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, looking).await.unwrap_or_else(|_| {
+    async fn until<T>(&self, what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+        sometime(look).await.unwrap_or_else(|| {
             let read = |name| std::fs::read_to_string(self.home.path(name)).unwrap_or_default();
             panic!("in vain: {what}\nserver:\n{}\nagent:\n{}", read("serve.log"), read("agent.log"))
         })
     }
 
     async fn connected(&self) {
-        self.until("the agent is connected", || async {
+        self.until("the agent is connected", async || {
             if !self.home.data_dir().join("local-token").exists() {
                 return None;
             }
@@ -171,15 +161,14 @@ async fn commands_survive_a_server_that_is_killed() {
         kill(&mut rig.server);
         rig.server = serve(&rig.home, &rig.token, rig.port);
         rig.connected().await;
-        rig.until("it is taken up again", || async {
+        rig.until("it is taken up again", async || {
             rig.record(id).await.filter(|r| r.state == CommandState::Running).map(drop)
         })
         .await;
     }
     std::fs::write(&stop, "").unwrap();
-    let ended = rig
-        .until("it ends", || async { rig.record(id).await.filter(|r| r.state == CommandState::Failed) })
-        .await;
+    let ended =
+        rig.until("it ends", async || rig.record(id).await.filter(|r| r.state == CommandState::Failed)).await;
     assert_eq!(ended.exit.unwrap().code, Some(9));
     assert!(rig.output(id, usize::MAX).await == pattern(LINES));
 }
@@ -192,8 +181,7 @@ async fn an_agent_that_is_killed_comes_back_and_says_what_was_lost() {
     kill(&mut rig.agent);
     rig.agent = agent(&rig.home, &rig.token, rig.port);
     rig.connected().await;
-    rig.until("it is lost", || async { rig.record(id).await.filter(|r| r.state == CommandState::Lost) })
-        .await;
+    rig.until("it is lost", async || rig.record(id).await.filter(|r| r.state == CommandState::Lost)).await;
     let kept = rig.output(id, usize::MAX).await;
     assert!(kept.len() >= seen.len() && kept[..seen.len()] == seen[..]);
     assert!(pattern(kept.len() / 8 + 1).starts_with(&kept));

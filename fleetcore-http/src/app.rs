@@ -20,12 +20,12 @@ use axum::{
 use fleetcore::{AuditEntry, AuditStore, Fleet, IdentityStore, MetricsStore, SessionId, telemetry::Recorder};
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    auth::{AuditSlot, LoginLimiter, Passwords, Quotas, TokenCache, host_allowed},
+    auth::{AuditSlot, LoginLimiter, Passwords, Permit, Quotas, TokenCache, host_allowed},
     config::ServerConfig,
     error::{Problem, ProblemCode},
     extract::ClientIp,
@@ -109,8 +109,11 @@ pub(crate) struct Inner {
     agent_events: native::AgentEvents,
     commands: Quotas,
     streams: Quotas,
+    tunnels: Quotas,
+    tunnel_places: Arc<Semaphore>,
     session_owners: native::SessionOwners,
     load: LoadWatch,
+    notices: native::Notices,
     machine_watch: MachineWatch,
     session_changes: broadcast::Sender<SessionId>,
     /// Held while users change, so that two requests cannot each remove one of the last two admins.
@@ -124,12 +127,20 @@ pub(crate) struct Inner {
     tasks: TaskTracker,
 }
 
+/// One open connection through a target.
+#[derive(Debug)]
+pub(crate) struct TunnelPass {
+    _user: Permit,
+    _place: OwnedSemaphorePermit,
+}
+
 impl App {
     /// The state of a server over `fleet`. Needs a runtime: a task writes the audit log.
     pub fn new(config: ServerConfig, fleet: Fleet, stores: Stores) -> Self {
         let (audit, queue) = mpsc::channel(AUDIT_QUEUE);
         let tasks = TaskTracker::new();
-        tasks.spawn(write_audit(stores.audit.clone(), queue));
+        let notices = native::Notices::default();
+        tasks.spawn(write_audit(stores.audit.clone(), notices.clone(), queue));
         let limits = &config.limits;
         let inner = Arc::new(Inner {
             tokens: TokenCache::new(stores.identity.clone()),
@@ -141,8 +152,11 @@ impl App {
             agent_events: native::AgentEvents::default(),
             commands: Quotas::new("commands", limits.commands_per_actor),
             streams: Quotas::new("streams", limits.streams_per_actor),
+            tunnels: Quotas::new("tunnels", limits.tunnels_per_actor),
+            tunnel_places: Arc::new(Semaphore::new(limits.tunnels.min(Semaphore::MAX_PERMITS))),
             session_owners: native::SessionOwners::new(limits.sessions_per_actor),
             load: LoadWatch::default(),
+            notices,
             machine_watch: MachineWatch::default(),
             session_changes: broadcast::channel(256).0,
             users: tokio::sync::Mutex::default(),
@@ -254,8 +268,18 @@ impl App {
     pub(crate) fn stream_quota(&self) -> &Quotas {
         &self.0.streams
     }
+    /// What a connection through a target holds while it is open; 429 when the user or the server has too many.
+    pub(crate) fn tunnel(&self, actor: &Arc<str>) -> Result<TunnelPass, Problem> {
+        let user = self.0.tunnels.take(actor)?;
+        let place = Arc::clone(&self.0.tunnel_places).try_acquire_owned();
+        let full = |_| Problem::quota("tunnels of all users", self.config().limits.tunnels);
+        Ok(TunnelPass { _user: user, _place: place.map_err(full)? })
+    }
     pub(crate) fn session_owners(&self) -> &native::SessionOwners {
         &self.0.session_owners
+    }
+    pub(crate) fn notices(&self) -> &native::Notices {
+        &self.0.notices
     }
     pub(crate) fn load(&self) -> &LoadWatch {
         &self.0.load
@@ -296,19 +320,27 @@ impl App {
 
     /// Adds to the audit log, durably.
     async fn audit_now(&self, entry: AuditEntry) {
-        if let Err(error) = self.audit_store().append(entry).await {
+        write_audit_entry(self.audit_store(), self.notices(), entry).await;
+    }
+}
+
+async fn write_audit_entry(store: &dyn AuditStore, notices: &native::Notices, entry: AuditEntry) {
+    match store.append(entry.clone()).await {
+        Ok(()) => notices.audited(&entry),
+        Err(error) => {
             metrics::counter!("fleetcore_audit_failures_total").increment(1);
             tracing::error!(%error, "the audit log cannot be written");
         }
     }
 }
 
-async fn write_audit(store: Arc<dyn AuditStore>, mut queue: mpsc::Receiver<AuditEntry>) {
+async fn write_audit(
+    store: Arc<dyn AuditStore>,
+    notices: native::Notices,
+    mut queue: mpsc::Receiver<AuditEntry>,
+) {
     while let Some(entry) = queue.recv().await {
-        if let Err(error) = store.append(entry).await {
-            metrics::counter!("fleetcore_audit_failures_total").increment(1);
-            tracing::error!(%error, "the audit log cannot be written");
-        }
+        write_audit_entry(&*store, &notices, entry).await;
     }
 }
 

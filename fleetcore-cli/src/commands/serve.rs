@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
-    AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
+    AddressRules, AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
     backends::local::{CgroupMode, Local, LocalConfig},
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
@@ -196,6 +196,9 @@ fn config(args: &Serve, mut config: ServerConfig) -> Result<ServerConfig> {
     }
     if !args.allow_host.is_empty() {
         config.allowed_hosts.clone_from(&args.allow_host);
+    }
+    if !args.allow_tunnel.is_empty() {
+        config.allow_tunnel = AddressRules::new(args.allow_tunnel.clone());
     }
     config.ui_dir = args.ui_dir.clone().or(config.ui_dir);
     config.metrics_public |= args.metrics_public;

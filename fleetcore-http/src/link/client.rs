@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use fleetcore::{
-    AgentId, CommandFilter, CommandId, CommandState, Error, ErrorKind, Fleet, Json, Labels, OpContext, Result,
+    AddressRules, AgentId, CommandFilter, CommandId, CommandState, Error, ErrorKind, Fleet, Json, Labels,
+    OpContext, Result,
 };
 use futures::{StreamExt as _, stream::SplitStream};
 use rand::Rng as _;
@@ -46,8 +47,8 @@ pub struct AgentConfig {
     pub id: Option<AgentId>,
     /// Its labels.
     pub labels: Labels,
-    /// Addresses that tunnels may lead to: `host:port`, `host:*` or `*`. Default: this host only.
-    pub tunnels: Vec<String>,
+    /// Addresses that tunnels may lead to. Default: this host only.
+    pub tunnels: AddressRules,
     /// Certificates (PEM) to trust besides those of the system.
     pub roots: Vec<Vec<u8>>,
     /// Measurements for heartbeats.
@@ -75,7 +76,7 @@ impl AgentConfig {
             token,
             id: None,
             labels: Labels::new(),
-            tunnels: ["localhost:*", "127.0.0.1:*", "::1:*"].map(str::to_owned).to_vec(),
+            tunnels: AddressRules::default(),
             roots: vec![],
             status: None,
             reconnect_first: Duration::from_secs(1),
@@ -99,7 +100,7 @@ impl AgentConfig {
 
     /// Sets where tunnels may lead.
     #[must_use]
-    pub fn with_tunnels(mut self, allowed: Vec<String>) -> Self {
+    pub fn with_tunnels(mut self, allowed: AddressRules) -> Self {
         self.tunnels = allowed;
         self
     }

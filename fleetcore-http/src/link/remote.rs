@@ -13,9 +13,9 @@ use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes};
 use fleetcore::{
     AgentId, Channel, CommandId, CommandSpec, EndReason, Error, ErrorKind, ExecCapabilities, Executor,
-    ExitKind, ExitStatus, FileSystem, Io, Offset, OpContext, PtySize, Result, Retry, Session, SessionSpec,
-    Signal, Target,
-    raw::{ProcessControl, RawProcess},
+    ExitKind, ExitStatus, FileSystem, HostPort, Io, Offset, OpContext, PtySize, Result, Retry, Session,
+    SessionSpec, Signal, Target,
+    raw::{BoxConnection, ProcessControl, RawProcess},
 };
 use futures::{FutureExt as _, StreamExt as _, stream};
 use jiff::Timestamp;
@@ -30,7 +30,7 @@ use super::{
     exec::{Exec, FromAgent, Purpose, Request, SpecWire, malformed},
     mux::{Mux, MuxStream},
     protocol::ProviderInfo,
-    session,
+    session, tunnel,
 };
 use crate::client::{Client, LinkConnector, LinkIo};
 
@@ -374,6 +374,10 @@ impl Executor for LinkExecutor {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Ok(Arc::new(self.agent.client()?.files(&self.target)))
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        tunnel::connect(&self.agent, &self.target, cx, to).await
     }
 }
 

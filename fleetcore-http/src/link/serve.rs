@@ -5,8 +5,8 @@ use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use fleetcore::{
-    CommandEvent, CommandHandle, CommandId, Error, ErrorKind, Fleet, Offset, OpContext, Result, Signal,
-    Target,
+    AddressRules, CommandEvent, CommandHandle, CommandId, Error, ErrorKind, Fleet, Offset, OpContext, Result,
+    Signal, Target,
 };
 use futures::StreamExt as _;
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ const SERVER: &str = "server";
 pub(super) struct Work {
     fleet: Fleet,
     routes: Router,
-    tunnels: Vec<String>,
+    tunnels: AddressRules,
     inputs: Mutex<HashMap<CommandId, Arc<Input>>>,
 }
 
@@ -46,12 +46,16 @@ struct Input {
 }
 
 impl Work {
-    pub(super) fn new(fleet: Fleet, stores: Stores, tunnels: Vec<String>) -> Self {
+    pub(super) fn new(fleet: Fleet, stores: Stores, tunnels: AddressRules) -> Self {
         let mut config = ServerConfig::default();
         // The one user here is the server, which has limits of its own.
         config.limits.commands_per_actor = usize::MAX >> 4;
         config.limits.sessions_per_actor = usize::MAX >> 4;
         config.limits.streams_per_actor = usize::MAX >> 4;
+        config.limits.tunnels_per_actor = usize::MAX >> 4;
+        config.limits.tunnels = usize::MAX >> 4;
+        // Machines behind the agent are under the same rules.
+        config.allow_tunnel = tunnels.clone();
         let routes = router(App::new(config, fleet.clone(), stores));
         Self { fleet, routes, tunnels, inputs: Mutex::default() }
     }

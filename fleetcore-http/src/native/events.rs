@@ -11,7 +11,7 @@ use std::{
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
-use fleetcore::{Error, FleetEvent, LOCAL, Target as CoreTarget};
+use fleetcore::{Error, FleetEvent, LOCAL, Scope, Target as CoreTarget};
 use futures::stream;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use utoipa::IntoParams;
 
 use super::{
     load::HostWatch,
+    notices::Notice,
     output::event_stream,
     sse::{KEEP_ALIVE, KEEP_ALIVE_EVERY, json_event},
     watch::Listening,
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::{
     app::{App, Inner},
-    auth::{CanRead, StreamPass},
+    auth::{Actor, CanRead, StreamPass},
     error::{Problem, Reply},
     extract::Query,
 };
@@ -167,6 +168,29 @@ enum Topic {
     Machines,
     Load,
     Agents,
+    Audit,
+    Files,
+}
+
+impl Topic {
+    const ALL: [(&'static str, Self); 7] = [
+        ("commands", Self::Commands),
+        ("sessions", Self::Sessions),
+        ("machines", Self::Machines),
+        ("agents", Self::Agents),
+        ("load", Self::Load),
+        ("audit", Self::Audit),
+        ("files", Self::Files),
+    ];
+
+    /// What one must be allowed to do to be told.
+    fn scope(self) -> Scope {
+        match self {
+            Self::Audit => Scope::Admin,
+            Self::Files => Scope::Files,
+            _ => Scope::Read,
+        }
+    }
 }
 
 /// Which events.
@@ -174,33 +198,33 @@ enum Topic {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
-    /// Some of `commands`, `sessions`, `machines`, `agents` and `load`, with commas between. Default: all.
+    /// Some of `commands`, `sessions`, `machines`, `agents`, `load`, `audit` (needs the scope `admin`) and `files` (needs
+    /// `files`), with commas between. Default: all that are allowed.
     #[param(nullable = false, example = "commands,sessions,machines,agents,load")]
     topics: Option<String>,
 }
 
-const ALL: [Topic; 5] = [Topic::Commands, Topic::Sessions, Topic::Machines, Topic::Agents, Topic::Load];
-
-fn topics(text: Option<&str>) -> Result<BTreeSet<Topic>, Problem> {
-    let Some(text) = text else { return Ok(ALL.into_iter().collect()) };
+fn topics(text: Option<&str>, actor: &Actor) -> Result<BTreeSet<Topic>, Problem> {
+    let Some(text) = text else {
+        let allowed = Topic::ALL.into_iter().map(|(_, topic)| topic).filter(|t| actor.may(t.scope()));
+        return Ok(allowed.collect());
+    };
     text.split(',')
-        .map(|t| match t.trim() {
-            "commands" => Ok(Topic::Commands),
-            "sessions" => Ok(Topic::Sessions),
-            "machines" => Ok(Topic::Machines),
-            "agents" => Ok(Topic::Agents),
-            "load" => Ok(Topic::Load),
-            _ => Err(Problem::invalid(
-                "topics",
-                "some of commands, sessions, machines, agents and load, with commas between",
-            )),
+        .map(|name| {
+            let known = Topic::ALL.into_iter().find(|(known, _)| *known == name.trim());
+            let (_, topic) = known.ok_or_else(|| {
+                let rule =
+                    "some of commands, sessions, machines, agents, load, audit and files, with commas between";
+                Problem::invalid("topics", rule)
+            })?;
+            actor.require(topic.scope()).map(|()| topic)
         })
         .collect()
 }
 
-/// Changes as they happen: events `command`, `session`, `session_closed`, `machine`, `agent`, `agent_removed` and
-/// `load`. List first, then apply these; after `lagged` list again. A `machine` event holds the machine, or `target`
-/// and `gone`.
+/// Changes as they happen: events `command`, `session`, `session_closed`, `machine`, `agent`, `agent_removed`, `load`,
+/// `audit` (the log grew) and `files` (changed through this server). List first, then apply these; after `lagged` list
+/// again. A `machine` event holds the machine, or `target` and `gone`.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events", params(EventsQuery),
     responses((status = 200, description = "Until the client leaves", body = String, content_type = "text/event-stream")))]
 pub(super) async fn events(
@@ -208,7 +232,7 @@ pub(super) async fn events(
     State(app): State<App>,
     Query(query): Query<EventsQuery>,
 ) -> Reply<Response> {
-    let topics = topics(query.topics.as_deref())?;
+    let topics = topics(query.topics.as_deref(), &actor)?;
     let pass = actor.stream(&app)?;
     let loads = topics.contains(&Topic::Load).then(|| app.load().samples.subscribe());
     let mut first = BytesMut::from(&KEEP_ALIVE[..]);
@@ -219,12 +243,15 @@ pub(super) async fn events(
     }
     let listening = topics.contains(&Topic::Machines).then(|| app.machine_watch().listen(&app));
     let agents = AgentFeed::new(&app, &topics);
+    let private = topics.iter().any(|t| t.scope() != Scope::Read);
+    let notices = private.then(|| app.notices().subscribe());
     let feed = Feed {
         fleet: app.fleet().events(),
         app,
         topics,
         loads,
         agents,
+        notices,
         first: Some(first),
         pass,
         _listening: listening,
@@ -238,6 +265,7 @@ struct Feed {
     fleet: broadcast::Receiver<FleetEvent>,
     loads: Option<broadcast::Receiver<Load>>,
     agents: AgentFeed,
+    notices: Option<broadcast::Receiver<Notice>>,
     first: Option<BytesMut>,
     pass: StreamPass,
     _listening: Option<Listening>,
@@ -261,6 +289,7 @@ impl Feed {
                     json_event(&mut out, "load", &LoadEvent { target: CoreTarget::local(), load });
                 }
                 text = self.agents.next(&self.topics) => out.extend_from_slice(&text),
+                text = next_notice(&mut self.notices, &self.topics) => out.extend_from_slice(&text),
                 () = &mut quiet => out.extend_from_slice(&KEEP_ALIVE),
                 () = self.app.stopping().cancelled() => return None,
             }
@@ -343,6 +372,22 @@ impl AgentFeed {
 
     async fn next(&mut self, _: &BTreeSet<Topic>) -> Bytes {
         std::future::pending().await
+    }
+}
+
+async fn next_notice(notices: &mut Option<broadcast::Receiver<Notice>>, topics: &BTreeSet<Topic>) -> Bytes {
+    loop {
+        let Some(receiver) = notices else { return std::future::pending().await };
+        match receiver.recv().await {
+            Ok(notice) if topics.iter().any(|t| t.scope() == notice.scope) => return notice.text,
+            Ok(_) => {}
+            Err(RecvError::Lagged(missed)) => {
+                let mut out = BytesMut::new();
+                lagged(missed, &mut out);
+                return out.freeze();
+            }
+            Err(RecvError::Closed) => *notices = None,
+        }
     }
 }
 

@@ -258,6 +258,7 @@ pub(super) async fn write_file(
         _ => upload(body, limit),
     };
     let info = files.write_stream(path, options, data).await.map_err(|e| upload_failed(e, limit))?;
+    app.notices().files(&target, &[path]);
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(info.into())))
 }
@@ -293,6 +294,7 @@ pub(super) async fn remove_file(
     let path = checked("path", &query.path)?;
     audit.about("file.remove", format_args!("{target}:{path}"));
     files(&app, &actor, &target).await?.remove(path, query.recursive.unwrap_or(false)).await?;
+    app.notices().files(&target, &[path]);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -339,6 +341,7 @@ pub(super) async fn make_dir(
     let path = checked("path", &request.path)?;
     audit.about("file.mkdir", format_args!("{target}:{path}"));
     files(&app, &actor, &target).await?.create_dir(path).await?;
+    app.notices().files(&target, &[path]);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -356,6 +359,7 @@ pub(super) async fn rename_file(
     let (from, to) = (checked("from", &request.from)?, checked("to", &request.to)?);
     audit.about("file.rename", format_args!("{target}:{from} -> {to}"));
     files(&app, &actor, &target).await?.rename(from, to).await?;
+    app.notices().files(&target, &[from, to]);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -398,6 +402,7 @@ pub(super) async fn write_tar(
     check_length(&headers, limit)?;
     let files = files(&app, &actor, &target).await?;
     let entries = files.write_tar(path, upload(body, limit)).await.map_err(|e| upload_failed(e, limit))?;
+    app.notices().files(&target, &[path]);
     Ok(Json(Unpacked { entries }))
 }
 

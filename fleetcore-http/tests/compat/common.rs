@@ -17,6 +17,7 @@ use fleetcore_http::{
     App, Stores,
     compat::{self, Call, Listener},
 };
+pub(crate) use fleetcore_testkit::eventually;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -278,21 +279,6 @@ pub(crate) async fn request(
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines.map(|l| l.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned()));
     Reply { status, headers: headers.collect(), body: all[end + 4..].to_vec() }
-}
-
-/// Looks again and again until it holds.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut look: impl FnMut() -> F,
-) -> T {
-    let until = tokio::time::Instant::now() + LIMIT;
-    loop {
-        if let Some(seen) = look().await {
-            return seen;
-        }
-        assert!(tokio::time::Instant::now() < until, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Types of all values by their path; members of an array together.

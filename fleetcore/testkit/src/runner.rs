@@ -13,11 +13,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{
     Env,
-    suite::{Case, exec, files, machines, pty},
+    suite::{Case, exec, files, machines, pty, tunnel},
 };
 
 /// No case takes this long; one that does hangs. Generous, because machines under test can be slow and shared.
 const CASE_LIMIT: Duration = Duration::from_secs(60);
+/// How long blocking work of a case may go on after it.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Collects the suite for any number of backends.
 #[derive(Debug, Default)]
@@ -34,7 +36,11 @@ impl Runner {
             (
                 "ExecCapabilities",
                 serde_json::to_value(ExecCapabilities::default()).ok(),
-                [exec::all(), pty::all(), files::all()].into_iter().flatten().map(|c| c.name).collect(),
+                [exec::all(), pty::all(), files::all(), tunnel::all()]
+                    .into_iter()
+                    .flatten()
+                    .map(|c| c.name)
+                    .collect(),
                 exec::COVERS,
             ),
             (
@@ -52,13 +58,15 @@ impl Runner {
         runner
     }
 
-    /// Adds the areas `exec`, `pty` and `files` for one machine. `make` gives a fresh environment to each case.
+    /// Adds the areas `exec`, `pty`, `files` and `tunnel` for one machine. `make` gives a fresh environment to each case.
     pub fn machine<F, Fut>(&mut self, name: &str, make: F) -> &mut Self
     where
         F: Fn() -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Result<Env>> + Send + 'static,
     {
-        for (area, cases) in [("exec", exec::all()), ("pty", pty::all()), ("files", files::all())] {
+        let areas =
+            [("exec", exec::all()), ("pty", pty::all()), ("files", files::all()), ("tunnel", tunnel::all())];
+        for (area, cases) in areas {
             for case in cases {
                 let make = make.clone();
                 self.trials.push(Trial::test(format!("{name}::{area}::{}", case.name), move || {
@@ -192,5 +200,8 @@ async fn run_case<T: Send + Sync + 'static>(case: &Case<T>, env: &Arc<T>) -> Res
 
 fn in_runtime(work: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // Not by dropping it, which would wait for stuck blocking work for ever.
+    runtime.shutdown_timeout(CLEAN_UP_LIMIT);
+    done
 }

@@ -200,6 +200,17 @@ pub struct AuditLine {
     pub detail: String,
 }
 
+/// The audit log grew: `event: audit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditNews {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+}
+
 impl From<AuditEntry> for AuditLine {
     fn from(e: AuditEntry) -> Self {
         Self {

@@ -75,6 +75,8 @@ pub struct Capabilities {
     pub native_sessions: bool,
     /// Commands outlive the server.
     pub reattach: bool,
+    /// Connections to addresses it can reach can be opened.
+    pub connect: bool,
     /// Named operations.
     pub actions: Vec<String>,
 }
@@ -90,6 +92,7 @@ impl From<ExecCapabilities> for Capabilities {
             native_files: c.native_files,
             native_sessions: c.native_sessions,
             reattach: c.reattach,
+            connect: c.connect,
             actions: c.actions,
         }
     }
@@ -249,6 +252,15 @@ pub struct Rename {
     /// The new path; an existing file there is replaced.
     #[schema(min_length = 1)]
     pub to: String,
+}
+
+/// Files were changed through this server: `event: files`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FilesChanged {
+    /// Of this target.
+    pub target: String,
+    /// What was written, made, renamed, removed or unpacked into, as the request named it.
+    pub paths: Vec<String>,
 }
 
 /// How much an upload of a tar stream unpacked.

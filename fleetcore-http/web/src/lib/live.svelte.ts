@@ -3,7 +3,7 @@ import { ApiError } from './api/client';
 import * as api from './api/endpoints';
 import { openEvents, type SseEvent } from './api/sse';
 import type {
-  Agent, Command, Load, LoadEvent, Machine, MachineEvent, Provider, ProviderFailure, Session, SessionClosed, Target,
+  Agent, Command, FilesChanged, Load, LoadEvent, Machine, MachineEvent, Provider, ProviderFailure, Session, SessionClosed, Target,
 } from './api/types';
 import { isParent } from './fanout';
 
@@ -27,8 +27,9 @@ let providerFailures = $state.raw<ProviderFailure[]>([]);
 let hasMachines = $state(false);
 let machinesLoaded = $state(false);
 let hasAgents = $state(false);
-const anyListeners = new Set<() => void>();
 const commandListeners = new Set<(command: Command) => void>();
+const filesListeners = new Set<(change: FilesChanged) => void>();
+const auditListeners = new Set<() => void>();
 let loaded = $state(false);
 let failure = $state<unknown>();
 let connected = $state(true);
@@ -224,11 +225,14 @@ function onEvent({ event, data }: SseEvent): void {
     const { id } = body as SessionClosed;
     newer.add(id);
     sessions.delete(id);
+  } else if (event === 'files') {
+    for (const listener of filesListeners) listener(body as FilesChanged);
+  } else if (event === 'audit') {
+    for (const listener of auditListeners) listener();
   } else if (event === 'lagged') {
     epoch += 1;
     void reload();
   }
-  for (const listener of anyListeners) listener();
 }
 
 /**
@@ -343,10 +347,15 @@ export const live = {
   },
   /** A command this page just made: its event may come later. */
   noteOperation,
-  /** Told after every event but loads. */
-  onAny(listener: () => void): () => void {
-    anyListeners.add(listener);
-    return () => anyListeners.delete(listener);
+  /** Told when files were changed through the server. */
+  onFiles(listener: (change: FilesChanged) => void): () => void {
+    filesListeners.add(listener);
+    return () => filesListeners.delete(listener);
+  },
+  /** Told when the audit log grew; only admins are. */
+  onAudit(listener: () => void): () => void {
+    auditListeners.add(listener);
+    return () => auditListeners.delete(listener);
   },
   onCommand(listener: (command: Command) => void): () => void {
     commandListeners.add(listener);

@@ -21,6 +21,7 @@ export type Exit = Schemas['Exit'];
 export type ExitEvent = Schemas['ExitEvent'];
 export type FanoutSpec = Schemas['CreateFanOut'];
 export type FileInfo = Schemas['FileInfo'];
+export type FilesChanged = Schemas['FilesChanged'];
 export type Identity = Schemas['Login'];
 export type Info = Schemas['Info'];
 export type JoinCode = Schemas['NewJoinCode'];
