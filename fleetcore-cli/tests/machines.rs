@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
 };
 
-use common::{Home, announced, signal_child};
+use common::{Home, announced, signal_child, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -149,19 +149,10 @@ fn a_reader_that_stopped(home: &Home, args: &[&str]) {
     };
     assert!(running() > 0);
     signal_child(&child, Signal::INT);
-    until(|| running() == 0);
+    wait_for(|| running() == 0);
     signal_child(&child, Signal::INT);
-    until(|| child.try_wait().unwrap().is_some());
+    wait_for(|| child.try_wait().unwrap().is_some());
     drop(out);
-}
-
-/// Looks again and again.
-fn until(mut holds: impl FnMut() -> bool) {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !holds() {
-        assert!(std::time::Instant::now() < end, "in vain");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -184,7 +175,7 @@ fn a_server_that_is_killed_leaves_no_sandbox_running() {
         // Whatever it does to the processes that keep it.
         let script = "trap '' TERM HUP; setsid sleep 1000 & kill -STOP 1 2; echo up >flag; wait";
         home.run(&["run", "-d", &target, "-c", script]).ok();
-        until(|| home.run(&["run", &target, "--", "cat", "flag"]).out == "up\n");
+        wait_for(|| home.run(&["run", &target, "--", "cat", "flag"]).out == "up\n");
         let holders = || {
             let all = std::fs::read_dir("/proc").unwrap().flatten();
             all.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
@@ -193,7 +184,7 @@ fn a_server_that_is_killed_leaves_no_sandbox_running() {
         };
         assert!(holders() > 0);
         server.kill();
-        until(|| holders() == 0);
+        wait_for(|| holders() == 0);
         server = home.serve();
         announced(&home);
         assert_eq!(home.run(&["run", &target, "--", "cat", "flag"]).ok().out, "up\n", "it comes up again");
