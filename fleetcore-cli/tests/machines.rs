@@ -156,6 +156,7 @@ fn a_reader_that_stopped(home: &Home, args: &[&str]) {
 }
 
 /// Looks again and again.
+#[expect(clippy::disallowed_methods, reason = "what processes do is announced nowhere")]
 fn until(mut holds: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !holds() {
