@@ -392,6 +392,8 @@ async fn a_launch_is_followed_by_the_next_process() {
     // One whose caller had left is purged, but not long after: somebody may use it by then.
     world.launch("left").await;
     world.launch("old").await;
+    // A launch is told before it is struck off the record; that must not strike off what is written below.
+    fleetcore_testkit::eventually("their outcomes are on record", settled).await;
     let (now, before) = (jiff::Timestamp::now(), "2020-01-01T00:00:00Z");
     let launches = json!({
         "left": { "since": now.to_string(), "wanted": false },

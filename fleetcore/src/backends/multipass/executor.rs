@@ -152,7 +152,9 @@ impl MachineExecutor {
     /// With Python on the machine; without, by its shell alone.
     async fn start_somehow(&self, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
         let is_plain = |at: &Instant| at.elapsed() < PLAIN_FRESH;
-        if self.inner.plain.lock().get(&self.id).is_some_and(is_plain) {
+        // Another user takes the runner: without it, that is told.
+        let known = spec.user.is_none() && self.inner.plain.lock().get(&self.id).is_some_and(is_plain);
+        if known {
             return self.start_plain(spec).await;
         }
         match self.start(id, spec).await {
@@ -324,7 +326,7 @@ impl Wire {
 }
 
 /// What the runner could not do: stage, number and text of the error.
-fn refusal(answer: &str, spec: &CommandSpec) -> Error {
+pub(super) fn refusal(answer: &str, spec: &CommandSpec) -> Error {
     let mut words = answer.splitn(3, ' ');
     let (stage, number) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let text = words.next().unwrap_or("it cannot be started").to_owned();

@@ -1,11 +1,13 @@
 //! Running things on a machine that has no Python: with its shell alone.
 //!
 //! The script goes to a file on the machine first, so that variables are in no list of processes and the program has its
-//! input, or its terminal, to itself. It says when it starts and how it ended in lines that begin with a mark; what the
-//! client's own status says could be the client's.
+//! input, or its terminal, to itself. It says when it starts and how it ended in words behind a mark; what the client's
+//! own status says could be the client's.
 //!
-//! Weaker than the runner: input ends at two megabytes, with an error; a program killed by a signal is told by the
-//! shell's 128 and more; what leaves its process group is not found again; no other users.
+//! Weaker than the runner: input ends at two megabytes, which kills the program with an error rather than let it take a
+//! part for all; a program killed by a signal is told by the shell's 128 and more; what leaves its process group is not
+//! found again, nor is a program whose caller leaves in the moment of its start; a program goes on when this process
+//! dies; no other users.
 
 use std::{
     fmt::{self, Write as _},
@@ -19,7 +21,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use secrecy::ExposeSecret as _;
 use tokio::{
@@ -27,7 +29,11 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{client::Call, error::Failure, executor::MachineExecutor};
+use super::{
+    client::Call,
+    error::Failure,
+    executor::{MachineExecutor, refusal},
+};
 use crate::{
     Channel, CommandSpec, Error, ErrorKind, ExitKind, Io, Program, PtySize, Result, Signal,
     raw::{ProcessControl, RawProcess},
@@ -44,8 +50,13 @@ const OUTPUT_QUEUE: usize = 16;
 const COMPLAINT_MAX_BYTES: usize = 8 << 10;
 /// Keeps a script on the machine and says where.
 const KEEP: &str = r#"umask 077; f=$(mktemp) && cat >"$f" && printf '%s\n' "$f""#;
+/// Removes a script that was not run.
+const REMOVE: &str = r#"rm -f -- "$1""#;
 /// Signals a process group.
 const KILL: &str = r#"kill -s "$1" -- "-$2" 2>/dev/null; exit 0"#;
+/// First byte of a mark: one that no program ends its output with, so that none of it has to wait for more. The script
+/// writes it in octal.
+const LEAD: u8 = 0o36;
 
 /// The script that runs `spec`.
 fn script(spec: &CommandSpec, mark: &str) -> Result<String> {
@@ -57,23 +68,43 @@ fn script(spec: &CommandSpec, mark: &str) -> Result<String> {
     if spec.user.is_some() {
         return unsupported("user");
     }
-    let (words, check): (Vec<&str>, _) = match &spec.program {
-        Program::Argv(argv) => (argv.iter().map(String::as_str).collect(), true),
-        Program::Shell(text) => (vec!["/bin/sh", "-c", text], false),
+    let words: Vec<&str> = match &spec.program {
+        Program::Argv(argv) => argv.iter().map(String::as_str).collect(),
+        Program::Shell(text) => vec!["/bin/sh", "-c", text],
         Program::Action { .. } => return unsupported("action"),
     };
-    let mut text = String::from("rm -f -- \"$0\"\nread -r _ _ _ _ g _ </proc/$$/stat\n");
+    let Some(program) = words.first() else {
+        return Err(Error::invalid("argv", "at least one word"));
+    };
+    // The shell itself outlives signals to the group, which the program does not inherit, and does not comment on how
+    // the program ended.
+    let mut text = format!(
+        "rm -f -- \"$0\"\n\
+         read -r _ _ _ _ g _ </proc/$$/stat\n\
+         set -- \"$g\"\n\
+         say() {{ printf '\\036%s' \"{mark}:$1:$2:\"; }}\n\
+         trap : HUP INT QUIT TERM USR1 USR2\n\
+         exec 3>&2 2>/dev/null\n\
+         (\n\
+         exec 2>&3 3>&-\n"
+    );
     if let Some(cwd) = &spec.cwd {
         // A name that begins with a dash is no option, and one with $CDPATH means no other place.
         let at = if cwd.starts_with('/') { cwd.clone() } else { format!("./{cwd}") };
-        let _ = writeln!(text, "cd -- {} 2>/dev/null || {{ echo {mark}:cwd: >&2; exit 0; }}", quote(&at));
+        let at = quote(&at);
+        let _ = writeln!(
+            text,
+            "cd -- {at} 2>/dev/null || {{ if [ -d {at} ]; then say cwd 13; elif [ -e {at} ]; then say cwd 20; else \
+             say cwd 2; fi >&2; exit 0; }}"
+        );
     }
     if spec.clear_env {
         text.push_str(
-            "for v in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do unset \"$v\"; done\n",
+            "for v in $(env | sed -n 's/^\\([A-Za-z_][A-Za-z0-9_]*\\)=.*/\\1/p'); do command unset \"$v\"; done\n",
         );
         text.push_str("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n");
     }
+    // From here on variables are the program's own.
     for (name, value) in &spec.env {
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !plain || name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {
@@ -81,23 +112,30 @@ fn script(spec: &CommandSpec, mark: &str) -> Result<String> {
         }
         let _ = writeln!(text, "export {name}={}", quote(value.expose_secret()));
     }
-    let mut run = words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" ");
-    if words.first().is_some_and(|w| !w.contains('\'')) && run.starts_with(|c| c != '\'') {
-        // As it stands, one with an equals sign would set a variable.
-        let first = words.first().map_or(0, |w| w.len());
-        run = format!("'{}'{}", run.get(..first).unwrap_or_default(), run.get(first..).unwrap_or_default());
-    }
-    if check && let Some(program) = words.first() {
-        let program = quote(program);
+    let name = quote(program);
+    if program.contains('/') {
         let _ = writeln!(
             text,
-            "command -v -- {program} >/dev/null 2>&1 || {{ echo {mark}:program: >&2; exit 0; }}"
+            "[ -e {name} ] || {{ say program 2 >&2; exit 0; }}\n\
+             [ -f {name} ] && [ -x {name} ] || {{ say program 13 >&2; exit 0; }}"
+        );
+    } else {
+        let _ = writeln!(
+            text,
+            "( f=2; IFS=:; set -f\n\
+             for d in $PATH; do [ -f \"${{d:-.}}/\"{name} ] || continue; [ -x \"${{d:-.}}/\"{name} ] && exit 0; f=13; done\n\
+             say program \"$f\" >&2; exit 1 ) || exit 0"
         );
     }
-    // The shell outlives signals to the group, and the program does not inherit that.
+    if is_split(spec) {
+        text.push_str("say start \"$1\"\n");
+    }
+    text.push_str("say start \"$1\" >&2\n");
+    // Neither something the shell has of its own, nor a variable to set. It would take a dash for an option of `exec`.
+    let exec = if program.starts_with('-') { "" } else { "exec " };
+    let run = words.iter().map(|w| quote(w)).collect::<Vec<_>>().join(" ");
     let input = if wants_input(spec) { "" } else { " </dev/null" };
-    let _ = writeln!(text, "trap : HUP INT QUIT TERM USR1 USR2\necho {mark}:start:$g: >&2");
-    let _ = writeln!(text, "{run}{input}\ns=$?\nprintf '%s' {mark}:exit:$s: >&2\nexit 0");
+    let _ = writeln!(text, "{exec}{run}\n){input}\ns=$?\nsay exit \"$s\" >&3\nexit 0");
     if text.contains('\0') {
         return Err(Error::invalid("argv", "without NUL characters"));
     }
@@ -105,6 +143,11 @@ fn script(spec: &CommandSpec, mark: &str) -> Result<String> {
         return Err(Error::invalid("argv", format!("together with env at most {SCRIPT_MAX_BYTES} bytes")));
     }
     Ok(text)
+}
+
+/// Whether errors come on a channel of their own.
+fn is_split(spec: &CommandSpec) -> bool {
+    matches!(spec.io, Io::Pipes { merge: false, .. })
 }
 
 fn wants_input(spec: &CommandSpec) -> bool {
@@ -117,31 +160,40 @@ impl MachineExecutor {
         let mark = format!("fleetcore-{:032x}", rand::random::<u128>());
         let text = script(spec, &mark).map_err(|e| e.with_operation("spawn"))?;
         let keep = self.shell_call(KEEP).await?.stdin(Bytes::from(text));
-        let file = self.client().call(keep).await?;
-        let file = String::from_utf8_lossy(&file).trim().to_owned();
+        let said = self.client().call(keep).await.map_err(|f| self.about(f.into_error()))?;
+        let mut kept = self.kept(&said)?;
         let mut args = self.exec_args().await?;
-        args.extend(["sh".to_owned(), file]);
+        args.extend(["sh".to_owned(), kept.file.clone()]);
         let io = match spec.io {
             Io::Pipes { merge, .. } => Io::Pipes { stdin: wants_input(spec), merge },
             other => other,
         };
         let mut raw = self.client().spawn_on("exec", &args, io).await?;
         let mut marks = Marks::new(&mark);
-        let mut held = Vec::new();
-        // Everything before the first line of the script is the client's own.
-        let group = loop {
+        let mut noise = Vec::new();
+        // What comes before the mark is the client's own, or of a talkative profile on the machine.
+        loop {
             match raw.output.next().await {
                 Some(Ok((channel, data))) => {
-                    let (before, said) = marks.push(channel, &data);
-                    match said {
-                        Some(Said { what, value }) if what == "start" => break value,
-                        Some(Said { what, .. }) => {
-                            raw.control.disarm();
-                            return Err(self.about(refused(&what, spec)));
-                        }
-                        None => {
-                            let room = COMPLAINT_MAX_BYTES.saturating_sub(held.len());
-                            held.extend(before.iter().take(room));
+                    let mut parts = marks.push(channel, &data).into_iter();
+                    while let Some(part) = parts.next() {
+                        match part {
+                            Part::Noise(data) => {
+                                let room = COMPLAINT_MAX_BYTES.saturating_sub(noise.len());
+                                noise.extend(data.iter().take(room));
+                            }
+                            Part::Said(said) if said.what == "start" => {
+                                kept.used = true;
+                                let group = group(&said.value).map_err(|e| self.about(e))?;
+                                let parts = parts.map(|part| (channel, part)).collect();
+                                return Ok(self.assemble_plain(raw, marks, parts, group));
+                            }
+                            Part::Said(said) => {
+                                kept.used = true;
+                                raw.control.disarm();
+                                return Err(self.about(refused(&said, spec)));
+                            }
+                            Part::Output(_) => {}
                         }
                     }
                 }
@@ -152,32 +204,52 @@ impl MachineExecutor {
                         _ => 2,
                     };
                     raw.control.disarm();
-                    let said = String::from_utf8_lossy(&held);
+                    let said = String::from_utf8_lossy(&noise);
                     return Err(self.about(Failure::classify("exec", code, &said).into_error()));
                 }
             }
-        };
-        Ok(self.assemble_plain(raw, marks, group))
+        }
     }
 
-    fn assemble_plain(&self, raw: RawProcess, marks: Marks, group: String) -> RawProcess {
+    /// The file the script is in.
+    fn kept(&self, said: &[u8]) -> Result<Kept> {
+        // A talkative profile comes before it.
+        let said = String::from_utf8_lossy(said);
+        match said.lines().last().map(str::trim) {
+            Some(file) if file.starts_with('/') => {
+                Ok(Kept { machine: self.clone(), file: file.to_owned(), used: false })
+            }
+            _ => Err(self.about(
+                Error::new(ErrorKind::Unexpected, "the machine did not take the script of a command")
+                    .with_operation("spawn"),
+            )),
+        }
+    }
+
+    fn assemble_plain(
+        &self,
+        raw: RawProcess,
+        marks: Marks,
+        parts: Vec<(Channel, Part)>,
+        group: String,
+    ) -> RawProcess {
         let RawProcess { output, stdin, exit, control, .. } = raw;
         let (pieces, from_machine) = mpsc::channel(OUTPUT_QUEUE);
         let (tell, told) = oneshot::channel();
-        let killed = Arc::new(AtomicBool::new(false));
-        let seen_killed = Arc::clone(&killed);
-        let about = self.clone();
+        let fate = Arc::new(Fate::default());
+        let (about, seen) = (self.clone(), Arc::clone(&fate));
         tokio::spawn(async move {
-            let status = copy(output, marks, pieces).await;
-            let ended = exit.await;
-            let _ = tell.send(match status {
-                Some(code) if code > 128 && code < 128 + 65 => Ok(ExitKind::Signal(code - 128)),
-                Some(code) => Ok(ExitKind::Code(code)),
-                None if seen_killed.load(Ordering::Relaxed) => Ok(ExitKind::Signal(9)),
-                None => Err(about.about(
+            let untold = copy(output, marks, parts, pieces, tell).await;
+            seen.ended.store(true, Ordering::Relaxed);
+            let Some(tell) = untold else { return };
+            let _ = tell.send(if seen.killed.load(Ordering::Relaxed) {
+                Ok(ExitKind::Signal(9))
+            } else {
+                let ended = exit.await;
+                Err(about.about(
                     Error::new(ErrorKind::Unavailable, "the connection to the machine was lost")
                         .with_context("client", format!("{ended:?}")),
-                )),
+                ))
             });
         });
         let exit = async move {
@@ -185,17 +257,21 @@ impl MachineExecutor {
                 Err(Error::new(ErrorKind::Unavailable, "the connection to the machine was lost"))
             })
         };
+        let stdin = stdin.map(|inner| {
+            let (machine, group, fate) = (self.clone(), group.clone(), Arc::clone(&fate));
+            Box::pin(Bounded { inner: Some(inner), left: INPUT_MAX_BYTES, machine, group, fate }) as _
+        });
         RawProcess {
             pid: None,
             output: stream::unfold(from_machine, |mut rx| async move { Some((Ok(rx.recv().await?), rx)) })
                 .boxed(),
-            stdin: stdin.map(|inner| Box::pin(Bounded { inner, left: INPUT_MAX_BYTES }) as _),
+            stdin,
             exit: exit.boxed(),
             control: Box::new(PlainControl {
                 machine: self.clone(),
                 group,
                 client: control,
-                killed,
+                fate,
                 armed: true,
             }),
         }
@@ -208,48 +284,95 @@ impl MachineExecutor {
         Ok(call.args(["sh", "-c", script, "sh"]))
     }
 
-    async fn kill_group(&self, signal: &'static str, group: &str) -> Result<()> {
-        let call = self.shell_call(KILL).await?.args([signal, group]);
+    async fn call_shell<const N: usize>(&self, script: &'static str, words: [&str; N]) -> Result<()> {
+        let call = self.shell_call(script).await?.args(words);
         self.client().call(call).await.map(drop).map_err(|f| self.about(f.into_error()))
     }
-}
 
-/// What the script could not do.
-fn refused(what: &str, spec: &CommandSpec) -> Error {
-    match what {
-        "cwd" => Error::new(ErrorKind::NotFound, "the working directory cannot be entered")
-            .with_context("field", "cwd")
-            .with_context("cwd", spec.cwd.as_deref().unwrap_or("home")),
-        _ => Error::new(ErrorKind::NotFound, "no such program")
-            .with_context("program", spec.program.display().split(' ').next().unwrap_or_default()),
+    async fn kill_group(&self, signal: &'static str, group: &str) -> Result<()> {
+        self.call_shell(KILL, [signal, group]).await
     }
-    .with_operation("spawn")
 }
 
-/// Passes output on; gives the status the script told.
+/// A process group as the script tells it: one that may be signalled.
+fn group(told: &str) -> Result<String> {
+    match told.parse::<u32>() {
+        Ok(number) if number > 1 => Ok(number.to_string()),
+        _ => {
+            Err(Error::new(ErrorKind::Unexpected, "the machine does not tell the process group of a command")
+                .with_operation("spawn"))
+        }
+    }
+}
+
+/// What the script could not do: stage and number of the error.
+fn refused(said: &Said, spec: &CommandSpec) -> Error {
+    let text = match (said.what.as_str(), said.value.as_str()) {
+        ("program", "2") => "no such program",
+        ("program", _) => "the program cannot be run",
+        ("cwd", "2") => "no such working directory",
+        ("cwd", "20") => "the working directory is none",
+        ("cwd", _) => "the working directory cannot be entered",
+        _ => "the shell of the machine did not start the command",
+    };
+    refusal(&format!("{} {} {text}", said.what, said.value), spec)
+}
+
+/// A script on the machine, removed when it was not run.
+struct Kept {
+    machine: MachineExecutor,
+    file: String,
+    used: bool,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.used {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (machine, file) = (self.machine.clone(), std::mem::take(&mut self.file));
+        runtime.spawn(async move {
+            if let Err(error) = machine.call_shell(REMOVE, [file.as_str()]).await {
+                tracing::warn!(%error, "a script may be left on a machine");
+            }
+        });
+    }
+}
+
+/// Passes output on and tells the status as soon as the script does; gives `tell` back when it never did.
 async fn copy(
     mut output: stream::BoxStream<'static, Result<(Channel, Bytes)>>,
     mut marks: Marks,
+    mut parts: Vec<(Channel, Part)>,
     pieces: mpsc::Sender<(Channel, Bytes)>,
-) -> Option<i32> {
-    let mut status = None;
+    tell: oneshot::Sender<Result<ExitKind>>,
+) -> Option<oneshot::Sender<Result<ExitKind>>> {
+    let mut tell = Some(tell);
     let mut open = true;
-    // What came together with the first word was not looked at yet.
-    let held: Vec<Channel> = marks.held.iter().map(|(channel, _)| *channel).collect();
-    let mut begun =
-        stream::iter(held.into_iter().map(|channel| Ok((channel, Bytes::new())))).chain(&mut output);
-    while let Some(Ok((channel, mut data))) = begun.next().await {
-        loop {
-            let (before, said) = marks.push(channel, &std::mem::take(&mut data));
-            if open && !before.is_empty() {
+    loop {
+        for (channel, part) in parts.drain(..) {
+            match part {
                 // Nobody reads it: the program goes on as if somebody did.
-                open = pieces.send((channel, before)).await.is_ok();
+                Part::Output(data) if open => open = pieces.send((channel, data)).await.is_ok(),
+                Part::Said(said) if said.what == "exit" => {
+                    let kind = match said.value.parse::<i32>() {
+                        Ok(code) if code > 128 && code < 128 + 65 => ExitKind::Signal(code - 128),
+                        Ok(code) => ExitKind::Code(code),
+                        Err(_) => ExitKind::Unknown,
+                    };
+                    if let Some(tell) = tell.take() {
+                        let _ = tell.send(Ok(kind));
+                    }
+                }
+                _ => {}
             }
-            match said {
-                Some(said) if said.what == "exit" => status = said.value.parse().ok(),
-                Some(_) => {}
-                None => break,
+        }
+        match output.next().await {
+            Some(Ok((channel, data))) => {
+                parts.extend(marks.push(channel, &data).into_iter().map(|part| (channel, part)));
             }
+            _ => break,
         }
     }
     for (channel, rest) in marks.rest() {
@@ -257,96 +380,197 @@ async fn copy(
             open = pieces.send((channel, rest)).await.is_ok();
         }
     }
-    status
+    tell
 }
 
 /// A word of the script: `MARK:WHAT:VALUE:`.
+#[derive(Debug, PartialEq)]
 struct Said {
     what: String,
     value: String,
 }
 
+/// A part of what comes from the machine.
+#[derive(Debug, PartialEq)]
+enum Part {
+    /// Before the program was started.
+    Noise(Bytes),
+    /// Of the program.
+    Output(Bytes),
+    /// Of the script.
+    Said(Said),
+}
+
 /// Finds the words of the script in what comes from the machine.
 struct Marks {
     mark: Vec<u8>,
-    /// What could be the beginning of a word.
-    held: Vec<(Channel, BytesMut)>,
+    lines: Vec<Line>,
 }
 
-/// Longest word behind a mark.
-const WORD_MAX_BYTES: usize = 64;
+/// One channel.
+struct Line {
+    channel: Channel,
+    /// The script said that the program starts.
+    begun: bool,
+    /// What could be the beginning of a word.
+    held: BytesMut,
+}
+
+/// What may be a word.
+enum Word {
+    Whole { what: usize, value: usize },
+    Torn,
+    No,
+}
+
+/// Longest parts of a word.
+const WHAT_MAX_BYTES: usize = 8;
+const VALUE_MAX_BYTES: usize = 10;
+
+impl Word {
+    /// What stands behind a mark.
+    fn at(data: &[u8]) -> Self {
+        let end = |from: usize, most: usize, fits: fn(&u8) -> bool| {
+            let count = data.iter().skip(from).take_while(|b| fits(b)).count();
+            match data.get(from + count) {
+                _ if count > most => Err(Self::No),
+                None => Err(Self::Torn),
+                Some(b':') => Ok(count),
+                Some(_) => Err(Self::No),
+            }
+        };
+        let parts = end(0, WHAT_MAX_BYTES, u8::is_ascii_lowercase)
+            .and_then(|what| Ok((what, end(what + 1, VALUE_MAX_BYTES, u8::is_ascii_digit)?)));
+        parts.map_or_else(|no| no, |(what, value)| Self::Whole { what, value })
+    }
+}
 
 impl Marks {
     fn new(mark: &str) -> Self {
-        Self { mark: format!("{mark}:").into_bytes(), held: Vec::new() }
+        let mut lead = vec![LEAD];
+        lead.extend_from_slice(mark.as_bytes());
+        lead.push(b':');
+        Self { mark: lead, lines: Vec::new() }
     }
 
-    /// What is output, and the word if there is one.
-    fn push(&mut self, channel: Channel, data: &[u8]) -> (Bytes, Option<Said>) {
-        let mut all = match self.held.iter().position(|(c, _)| *c == channel) {
-            Some(at) => self.held.swap_remove(at).1,
-            None => BytesMut::new(),
+    /// What is in this piece.
+    fn push(&mut self, channel: Channel, data: &[u8]) -> Vec<Part> {
+        let at = match self.lines.iter().position(|l| l.channel == channel) {
+            Some(at) => at,
+            None => {
+                self.lines.push(Line { channel, begun: false, held: BytesMut::new() });
+                self.lines.len() - 1
+            }
         };
-        all.extend_from_slice(data);
-        let mark = self.mark.as_slice();
-        if let Some(at) = memchr::memmem::find(&all, mark) {
-            let word = all.get(at + mark.len()..).unwrap_or_default();
-            let mut colons = word.iter().enumerate().filter(|(_, b)| **b == b':').map(|(i, _)| i);
-            if let (Some(first), Some(second)) = (colons.next(), colons.next()) {
-                let text = |range: std::ops::Range<usize>| {
-                    String::from_utf8_lossy(word.get(range).unwrap_or_default()).into_owned()
-                };
-                let said = Said { what: text(0..first), value: text(first + 1..second) };
-                let end = at + mark.len() + second + 1;
-                let before = all.split_to(at).freeze();
-                let mut rest = all.split_off(end - at);
-                // The line of the first word ends in a line break, which on a terminal is two characters.
-                if said.what == "start" {
-                    let breaks = rest.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count().min(2);
-                    let _ = rest.split_to(breaks);
-                }
-                if !rest.is_empty() {
-                    self.held.push((channel, rest));
-                }
-                return (before, Some(said));
-            }
-            if word.len() < WORD_MAX_BYTES {
-                let before = all.split_to(at).freeze();
-                self.held.push((channel, all));
-                return (before, None);
-            }
+        let mut parts = Vec::new();
+        if let Some(line) = self.lines.get_mut(at) {
+            line.held.extend_from_slice(data);
+            while line.cut(&self.mark, &mut parts) {}
         }
-        // The end may be the beginning of a mark.
-        let longest = mark.len().min(all.len());
-        let keep =
-            (1..=longest).rev().find(|n| all.ends_with(mark.get(..*n).unwrap_or_default())).unwrap_or(0);
-        let rest = all.split_off(all.len() - keep);
-        if !rest.is_empty() {
-            self.held.push((channel, rest));
-        }
-        (all.freeze(), None)
+        parts
     }
 
+    /// What was held back and is no word after all.
     fn rest(self) -> impl Iterator<Item = (Channel, Bytes)> {
-        self.held.into_iter().map(|(channel, data)| (channel, data.freeze()))
+        self.lines.into_iter().filter(|l| l.begun && !l.held.is_empty()).map(|l| (l.channel, l.held.freeze()))
     }
 }
 
-/// Input that ends with an error rather than be lost.
+impl Line {
+    /// Cuts off what comes up to the end of the next word; whether there was one.
+    fn cut(&mut self, mark: &[u8], parts: &mut Vec<Part>) -> bool {
+        let mut from = 0;
+        let behind = |at: usize| at + mark.len();
+        while let Some(found) = memchr::memmem::find(self.held.get(from..).unwrap_or_default(), mark) {
+            let at = from + found;
+            match Word::at(self.held.get(behind(at)..).unwrap_or_default()) {
+                Word::Whole { what, value } => {
+                    self.put(at, parts);
+                    self.held.advance(mark.len());
+                    let what = self.take_text(what);
+                    let value = self.take_text(value);
+                    self.begun |= what == "start";
+                    parts.push(Part::Said(Said { what, value }));
+                    return true;
+                }
+                Word::Torn => {
+                    self.put(at, parts);
+                    return false;
+                }
+                Word::No => from = at + 1,
+            }
+        }
+        // The end may be the beginning of a mark.
+        let longest = (mark.len() - 1).min(self.held.len());
+        let begins = |n: &usize| self.held.ends_with(mark.get(..*n).unwrap_or_default());
+        let keep = (1..=longest).rev().find(begins).unwrap_or(0);
+        self.put(self.held.len() - keep, parts);
+        false
+    }
+
+    /// Takes so many bytes off as what they are.
+    fn put(&mut self, count: usize, parts: &mut Vec<Part>) {
+        if count > 0 {
+            let data = self.held.split_to(count).freeze();
+            parts.push(if self.begun { Part::Output(data) } else { Part::Noise(data) });
+        }
+    }
+
+    /// Takes so many letters off, and the colon behind them.
+    fn take_text(&mut self, count: usize) -> String {
+        let text = self.held.split_to(count);
+        self.held.advance(1);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// What is known of a program.
+#[derive(Default)]
+struct Fate {
+    /// Somebody killed it.
+    killed: AtomicBool,
+    /// Nobody holds its output any more, so its process group may come to mean something else.
+    ended: AtomicBool,
+}
+
+/// Input that ends with an error rather than be lost. The program is killed before its input ends: it must not take what
+/// came for all.
 struct Bounded {
-    inner: Pin<Box<dyn AsyncWrite + Send>>,
+    inner: Option<Pin<Box<dyn AsyncWrite + Send>>>,
     left: usize,
+    machine: MachineExecutor,
+    group: String,
+    fate: Arc<Fate>,
+}
+
+impl Bounded {
+    fn inner(&mut self) -> io::Result<Pin<&mut (dyn AsyncWrite + Send + 'static)>> {
+        self.inner.as_mut().map(Pin::as_mut).ok_or_else(too_much)
+    }
+}
+
+fn too_much() -> io::Error {
+    let why = "without python3 on the machine, input ends at 2000000 bytes; the program was killed";
+    io::Error::new(io::ErrorKind::FileTooLarge, why)
 }
 
 impl AsyncWrite for Bounded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.left == 0 && !data.is_empty() {
-            let why = "without python3 on the machine, input ends at 2000000 bytes";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::FileTooLarge, why)));
+            if let Some(inner) = self.inner.take() {
+                self.fate.killed.store(true, Ordering::Relaxed);
+                let (machine, group) = (self.machine.clone(), self.group.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = machine.kill_group("KILL", &group).await {
+                        tracing::warn!(%error, "a program got a part of its input only");
+                    }
+                    drop(inner);
+                });
+            }
+            return Poll::Ready(Err(too_much()));
         }
         let most = data.len().min(self.left);
-        let written =
-            std::task::ready!(self.inner.as_mut().poll_write(cx, data.get(..most).unwrap_or_default()));
+        let written = std::task::ready!(self.inner()?.poll_write(cx, data.get(..most).unwrap_or_default()));
         if let Ok(n) = &written {
             self.left -= n;
         }
@@ -354,11 +578,11 @@ impl AsyncWrite for Bounded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.as_mut().poll_flush(cx)
+        self.inner()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner.as_mut().poll_shutdown(cx)
+        self.inner()?.poll_shutdown(cx)
     }
 }
 
@@ -367,7 +591,7 @@ struct PlainControl {
     machine: MachineExecutor,
     group: String,
     client: Box<dyn ProcessControl>,
-    killed: Arc<AtomicBool>,
+    fate: Arc<Fate>,
     armed: bool,
 }
 
@@ -391,8 +615,11 @@ impl ProcessControl for PlainControl {
             Signal::Continue => "CONT",
             Signal::Stop => "STOP",
         };
+        if self.fate.ended.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         if signal == Signal::Kill {
-            self.killed.store(true, Ordering::Relaxed);
+            self.fate.killed.store(true, Ordering::Relaxed);
         }
         self.machine.kill_group(name, &self.group).await
     }
@@ -410,7 +637,7 @@ impl ProcessControl for PlainControl {
 
 impl Drop for PlainControl {
     fn drop(&mut self) {
-        if !self.armed {
+        if !self.armed || self.fate.ended.load(Ordering::Relaxed) {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -435,21 +662,33 @@ mod tests {
 
     #[test]
     fn words_are_cut_out_wherever_they_are_torn() {
-        let text = b"noise m:start:77:\nout\nput m:exi m:exit:3:";
+        let text = b"noise \x1em:start:77:\nout\nput \x1em:exi \x1em:exit:3:\x1em:";
         for at in 0..text.len() {
             let mut marks = Marks::new("m");
-            let (mut seen, mut said) = (Vec::new(), Vec::new());
+            let (mut noise, mut seen, mut said) = (Vec::new(), Vec::new(), Vec::new());
             let (a, b) = text.split_at(at);
-            // What comes with a word is looked at with the next piece, as more always comes.
-            for piece in [a, b, b"", b""] {
-                let (out, word) = marks.push(Channel::Stderr, piece);
-                seen.extend_from_slice(&out);
-                said.extend(word.map(|w| format!("{}={}", w.what, w.value)));
+            for part in [a, b].into_iter().flat_map(|piece| marks.push(Channel::Stderr, piece)) {
+                match part {
+                    Part::Noise(data) => noise.extend_from_slice(&data),
+                    Part::Output(data) => seen.extend_from_slice(&data),
+                    Part::Said(word) => said.push(format!("{}={}", word.what, word.value)),
+                }
             }
             marks.rest().for_each(|(_, rest)| seen.extend_from_slice(&rest));
             assert_eq!(said, ["start=77", "exit=3"], "{at}");
-            assert_eq!(String::from_utf8_lossy(&seen), "noise out\nput m:exi ", "{at}");
+            assert_eq!(noise, b"noise ", "{at}");
+            assert_eq!(String::from_utf8_lossy(&seen), "\nout\nput \x1em:exi \x1em:", "{at}");
         }
+    }
+
+    #[test]
+    fn each_channel_begins_by_itself_and_nothing_else_waits() {
+        let mut marks = Marks::new("fleetcore-1");
+        marks.push(Channel::Stderr, b"\x1efleetcore-1:start:5:");
+        let noise = marks.push(Channel::Stdout, b"hello from .bashrc\n");
+        assert_eq!(noise, [Part::Noise("hello from .bashrc\n".into())]);
+        let parts = marks.push(Channel::Stdout, b"\x1efleetcore-1:start:5:f");
+        assert_eq!(parts.last(), Some(&Part::Output("f".into())));
     }
 
     #[test]
@@ -458,9 +697,75 @@ mod tests {
         assert_eq!(script(&spec, "m").unwrap_err().kind(), ErrorKind::InvalidInput);
         let spec = CommandSpec::argv(["true"]).with_user("root");
         assert_eq!(script(&spec, "m").unwrap_err().kind(), ErrorKind::Unsupported);
-        let spec = CommandSpec::argv(["-x", "it's"]).with_cwd("-d").with_env("A", "$(x)");
-        let text = script(&spec, "m").unwrap();
-        assert!(text.contains("export A='$(x)'") && text.contains("'-x' 'it'\\''s'"), "{text}");
-        assert!(text.contains("cd -- ./-d "), "{text}");
+        for told in ["", "0", "1", "x"] {
+            assert_eq!(group(told).unwrap_err().kind(), ErrorKind::Unexpected, "{told}");
+        }
+    }
+
+    /// What the script says and prints on errors and output, run by this host's shell.
+    fn run(spec: &CommandSpec) -> (Vec<String>, String, String) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), script(spec, "m").unwrap()).unwrap();
+        let out = std::process::Command::new("sh").arg(file.path()).output().unwrap();
+        assert!(!file.path().exists(), "variables are left behind");
+        let mut marks = Marks::new("m");
+        let mut said = Vec::new();
+        let mut text = |channel, data: &[u8]| {
+            let mut text = String::new();
+            for part in marks.push(channel, data) {
+                match part {
+                    Part::Output(data) => text.push_str(std::str::from_utf8(&data).unwrap()),
+                    Part::Said(word) if word.what == "start" => {}
+                    Part::Said(word) => said.push(format!("{}={}", word.what, word.value)),
+                    Part::Noise(data) => panic!("{data:?}"),
+                }
+            }
+            text
+        };
+        let (errors, output) = (text(Channel::Stderr, &out.stderr), text(Channel::Stdout, &out.stdout));
+        (said, output, errors)
+    }
+
+    #[test]
+    fn words_and_variables_reach_the_program_as_they_are() {
+        let words = ["%s|", "it's", "", "$(x)", "-n", "a\nb", "FOO=bar", "~", "*"];
+        let spec = CommandSpec::argv([&["printf"][..], &words].concat());
+        assert_eq!(
+            run(&spec),
+            (vec!["exit=0".into()], "it's||$(x)|-n|a\nb|FOO=bar|~|*|".into(), String::new())
+        );
+        // Names the script uses itself, and what the shell takes for its own.
+        let mut spec = CommandSpec::shell("printf %s \"$g$f$d$v$s\" >&2; exit 4");
+        for name in ["g", "f", "d", "v", "s", "IFS"] {
+            spec = spec.with_env(name, "7");
+        }
+        assert_eq!(run(&spec), (vec!["exit=4".into()], String::new(), "77777".into()));
+        assert_eq!(run(&CommandSpec::shell("kill -9 $$")).0, ["exit=137"]);
+        assert_eq!(run(&CommandSpec::shell("kill -9 $$")).2, "", "the shell does not comment");
+        let mut bare = CommandSpec::argv(["env"]).with_env("A", "$(x)");
+        bare.clear_env = true;
+        let (_, output, _) = run(&bare);
+        let lines = output.lines().filter(|l| !l.starts_with("PWD=") && !l.starts_with("OLDPWD=")); // some shells
+        assert_eq!(lines.collect::<Vec<_>>(), ["A=$(x)"]);
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("text"), "no program").unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        for (spec, word) in [
+            (CommandSpec::argv(["nosuch"]), "program=2"),
+            (CommandSpec::argv(["cd"]), "program=2"),
+            (CommandSpec::argv([at("none")]), "program=2"),
+            (CommandSpec::argv([at("text")]), "program=13"),
+            (CommandSpec::argv(["/"]), "program=13"),
+            (CommandSpec::argv(["text"]).with_env("PATH", at("")), "program=13"),
+            (CommandSpec::argv(["true"]).with_cwd(at("none")), "cwd=2"),
+            (CommandSpec::argv(["true"]).with_cwd("-d"), "cwd=2"),
+            (CommandSpec::argv(["true"]).with_cwd(at("text")), "cwd=20"),
+        ] {
+            assert_eq!(run(&spec).0.first().map(String::as_str), Some(word), "{spec:?}");
+        }
     }
 }

@@ -77,7 +77,8 @@ impl Holder {
             hand_over(dir, owner).map_err(set_up)?;
         }
         let args = arguments(name, dir, spec, &root, &seen)?;
-        let mut command = Command::new(&config.bwrap);
+        let program = config.find_bwrap().ok_or_else(|| missing(config, io::ErrorKind::NotFound.into()))?;
+        let mut command = Command::new(program);
         command.args(args).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true).process_group(0);
         without_descriptors(command.as_std_mut());
