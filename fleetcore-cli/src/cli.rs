@@ -588,7 +588,7 @@ pub(crate) struct Ls {
 pub(crate) struct Tunnel {
     /// Where connections are made, e.g. local, office-1 or sandbox/dev1
     pub(crate) target: Target,
-    /// [BIND:]LOCAL:[HOST:]REMOTE: listen on port LOCAL (0 picks one) at BIND [default: 127.0.0.1], connect to REMOTE at HOST
+    /// As of ssh -L: listen on port LOCAL (0 picks one) at BIND [default: 127.0.0.1], connect to REMOTE at HOST
     /// as seen from the target [default: 127.0.0.1]
     #[arg(required = true, value_name = "SPEC")]
     pub(crate) forwards: Vec<Forward>,
