@@ -590,7 +590,7 @@ pub(crate) struct Tunnel {
     pub(crate) target: Target,
     /// As of ssh -L: listen on port LOCAL (0 picks one) at BIND [default: 127.0.0.1], connect to REMOTE at HOST
     /// as seen from the target [default: 127.0.0.1]
-    #[arg(required = true, value_name = "SPEC")]
+    #[arg(required = true, value_name = "[BIND:]LOCAL:[HOST:]REMOTE")]
     pub(crate) forwards: Vec<Forward>,
     /// Connections at once through each; further ones wait
     #[arg(long, value_name = "COUNT", default_value = "256", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65535))]
