@@ -10,6 +10,8 @@ mod args;
 mod batwa;
 mod dialect;
 mod listen;
+#[cfg(feature = "openhands")]
+mod openhands;
 mod registry;
 
 pub use dialect::{Call, Dialect, Host, Plan, Refusal, Service};
