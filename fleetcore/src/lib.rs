@@ -29,6 +29,7 @@
 //! | [`CommandHandle`], [`CommandStream`] | views: dropping them changes nothing |
 //! | [`Session`] | a shell that remembers, and knows when each command ended |
 //! | [`Files`] | files of one machine |
+//! | [`editor::Editor`] | edits text files on one machine the way coding agents do, and takes it back |
 //! | [`Error`] | what failed, of which [`ErrorKind`], and whether trying again helps ([`Retry`]) |
 //!
 //! Authors of backends, stores and layers implement the traits in [`raw`]. [`blocking`] is for callers without an async
@@ -36,6 +37,7 @@
 
 pub mod backends;
 pub mod blocking;
+pub mod editor;
 mod error;
 mod fleet;
 #[cfg(fuzzing)]

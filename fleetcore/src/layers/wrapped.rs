@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, Json, Key,
-    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, PtySize, Result, Screen,
-    SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
+    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner, PtySize, Result,
+    Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
     raw::{ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess, Session},
 };
 
@@ -206,6 +206,15 @@ impl<A: Around> FileSystem for Wrapped<dyn FileSystem, A> {
         let inner = &self.inner;
         let call = Call::new(Operation::DirCreate, Subject::Path(path));
         self.around.call(&call, cx, |cx| async move { inner.create_dir(&cx, path).await }).await.map(first)
+    }
+
+    async fn set_owner(&self, cx: &OpContext, path: &str, owner: Owner) -> Result<()> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::FileOwner, Subject::Path(path));
+        self.around
+            .call(&call, cx, |cx| async move { inner.set_owner(&cx, path, owner).await })
+            .await
+            .map(first)
     }
 
     async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()> {
