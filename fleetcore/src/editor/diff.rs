@@ -182,6 +182,65 @@ mod tests {
         assert_eq!(unified_diff("same", "same", "f"), "");
     }
 
+    /// `(old, new, diff)`, a letter for a line, as Python 3.13 gave them.
+    const RECORDED: [(&str, &str, &str); 12] = [
+        ("abcaa", "cabcacaaa", "@@ -0,0 +1 @@\n+c\n@@ -4,0 +6 @@\n+c\n@@ -5,0 +8,2 @@\n+a\n+a"),
+        ("ccaccbaa", "cab", "@@ -1 +0,0 @@\n-c\n@@ -4,2 +2,0 @@\n-c\n-c\n@@ -7,2 +3,0 @@\n-a\n-a"),
+        (
+            "acacbc",
+            "caacccaba",
+            "@@ -0,0 +1,2 @@\n+c\n+a\n@@ -2,0 +5,2 @@\n+c\n+c\n@@ -4 +7,0 @@\n-c\n@@ -6 +9 @@\n-c\n+a",
+        ),
+        (
+            "cacacab",
+            "cbbbcbbb",
+            "@@ -2 +2,3 @@\n-a\n+b\n+b\n+b\n@@ -4,3 +5,0 @@\n-a\n-c\n-a\n@@ -7,0 +7,2 @@\n+b\n+b",
+        ),
+        ("aacbaba", "bacacc", "@@ -1 +1 @@\n-a\n+b\n@@ -4 +3,0 @@\n-b\n@@ -6,2 +5,2 @@\n-b\n-a\n+c\n+c"),
+        (
+            "bbcbcbcba",
+            "abbccaacc",
+            "@@ -0,0 +1 @@\n+a\n@@ -4 +4,0 @@\n-b\n@@ -6 +6,2 @@\n-b\n+a\n+a\n@@ -8,2 +9 @@\n-b\n-a\n+c",
+        ),
+        ("cccbb", "bcbabbac", "@@ -1,2 +1 @@\n-c\n-c\n+b\n@@ -4,0 +4 @@\n+a\n@@ -5,0 +6,3 @@\n+b\n+a\n+c"),
+        (
+            "cabbaabcb",
+            "cbacccc",
+            "@@ -2,2 +1,0 @@\n-a\n-b\n@@ -6,2 +3,0 @@\n-a\n-b\n@@ -9 +5,3 @@\n-b\n+c\n+c\n+c",
+        ),
+        ("cabccbbb", "abcbaa", "@@ -1 +0,0 @@\n-c\n@@ -5 +3,0 @@\n-c\n@@ -7,2 +5,2 @@\n-b\n-b\n+a\n+a"),
+        ("acbbcb", "aabbbb", "@@ -2 +2 @@\n-c\n+a\n@@ -5 +4,0 @@\n-c\n@@ -6,0 +6 @@\n+b"),
+        ("aaacb", "bbcacaac", "@@ -0,0 +1,3 @@\n+b\n+b\n+c\n@@ -1,0 +5 @@\n+c\n@@ -5 +8,0 @@\n-b"),
+        (
+            "abacc",
+            "cbcacaabc",
+            "@@ -0,0 +1,6 @@\n+c\n+b\n+c\n+a\n+c\n+a\n@@ -3 +8,0 @@\n-a\n@@ -5 +9,0 @@\n-c",
+        ),
+    ];
+
+    #[test]
+    fn lines_belong_together_as_in_python() {
+        let letters = |text: &str| text.split("").filter(|c| !c.is_empty()).collect::<Vec<_>>().join("\n");
+        for (old, new, diff) in RECORDED {
+            assert_eq!(
+                unified_diff(&letters(old), &letters(new), "f"),
+                format!("--- f\n+++ f\n{diff}"),
+                "{old} {new}"
+            );
+        }
+        // Popular lines are not searched for, only run over.
+        let lines = |parts: &[(&str, usize)]| {
+            parts.iter().flat_map(|(line, n)| vec![*line; *n]).collect::<Vec<_>>().join("\n")
+        };
+        let diff = unified_diff(
+            &lines(&[("x", 150), ("u1", 1), ("y", 100)]),
+            &lines(&[("y", 60), ("u1", 1), ("x", 170)]),
+            "f",
+        );
+        let hunks: Vec<_> = diff.lines().filter(|line| line.starts_with("@@")).collect();
+        assert_eq!(hunks, ["@@ -1,150 +1,60 @@", "@@ -152,100 +62,170 @@"]);
+    }
+
     /// Applies a diff without context.
     fn patched(before: &str, diff: &str) -> String {
         let mut old: Vec<&str> = before.split('\n').collect();

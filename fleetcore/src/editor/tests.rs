@@ -189,12 +189,18 @@ proptest! {
             let outcome = at.editor.replace(&path, &old, &new).await;
             let (old, new) = if text.contains(&old) { (old.as_str(), new) } else { (old.trim(), new) };
             match text.matches(old).count() {
-                0 => prop_assert!(matches!(outcome, Err(EditError::NoMatch { .. }))),
+                0 => {
+                    let refused = matches!(outcome, Err(EditError::NoMatch { .. }));
+                    prop_assert!(refused);
+                }
                 1 => {
                     prop_assert_eq!(outcome.unwrap().after, text.replace(old, &new));
                     prop_assert_eq!(at.bytes("f"), text.replace(old, &new).into_bytes());
                 }
-                _ => prop_assert!(matches!(outcome, Err(EditError::Ambiguous { .. }))),
+                _ => {
+                    let refused = matches!(outcome, Err(EditError::Ambiguous { .. }));
+                    prop_assert!(refused);
+                }
             }
             Ok(())
         })?;

@@ -2,4 +2,11 @@
 //!
 //! What deviates from the original, and which of its defects are mended, is in `README.md` beside this file.
 
+mod archive;
+mod edit;
+#[cfg(test)]
+mod file_goldens;
+mod files;
+mod list;
 mod observation;
+mod viewer;
