@@ -3,3 +3,4 @@
 //! What deviates from the original, and which of its defects are mended, is in `README.md` beside this file.
 
 mod observation;
+mod shell;
