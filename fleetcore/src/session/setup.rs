@@ -105,9 +105,9 @@ __fc_arm() {
     PROMPT_COMMAND='{ __fc_first; } 2>/dev/null'${PROMPT_COMMAND:+$'\n'$PROMPT_COMMAND}
   fi
   if ((__fc_old)); then
-    if [[ $PROMPT_COMMAND != *__fc_last* ]]; then PROMPT_COMMAND+=$'\n__fc_last'; fi
+    if [[ $PROMPT_COMMAND != *__fc_last* ]]; then PROMPT_COMMAND+=$'\n{ __fc_last; } 2>/dev/null'; fi
   elif [[ ${PROMPT_COMMAND[*]} != *__fc_last* ]]; then
-    PROMPT_COMMAND+=(__fc_last)
+    PROMPT_COMMAND+=('{ __fc_last; } 2>/dev/null')
   fi
 }
 __fc_arm
