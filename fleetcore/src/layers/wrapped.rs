@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, Json, Key,
-    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner, PtySize, Result,
-    Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
+    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner, PtySize, Rendered,
+    Result, Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
     raw::{ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess, Session},
 };
 
@@ -313,6 +313,10 @@ impl<A: Around> Session for WrappedSession<A> {
     async fn text(&self, range: Range<Offset>) -> Result<String> {
         let range = &range;
         self.around(Operation::SessionText, || self.inner.text(range.clone())).await
+    }
+
+    async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
+        self.around(Operation::SessionText, || self.inner.rendered(turn)).await
     }
 
     async fn screen(&self) -> Result<Screen> {

@@ -10,3 +10,4 @@ mod files;
 mod list;
 mod observation;
 mod viewer;
+mod shell;
