@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, Json, Key,
-    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner, PtySize, Rendered,
-    Result, Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
+    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner, PtySize,
+    Rendered, Result, Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
     raw::{ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess, Session},
 };
 
