@@ -14,6 +14,6 @@ mod listen;
 mod openhands;
 mod registry;
 
-pub use dialect::{Call, Dialect, Host, Plan, Refusal, Service};
+pub use dialect::{Call, Dialect, Exits, Host, Plan, Refusal, Service};
 pub use listen::Listener;
 pub use registry::{ALL, find};

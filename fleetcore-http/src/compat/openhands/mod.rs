@@ -2,12 +2,32 @@
 //!
 //! What deviates from the original, and which of its defects are mended, is in `README.md` beside this file.
 
+mod action;
 mod archive;
+mod auth;
+mod body;
 mod edit;
 #[cfg(test)]
 mod file_goldens;
 mod files;
+mod helper;
+mod info;
+mod jupyter;
 mod list;
+mod mcp;
 mod observation;
-mod viewer;
+mod options;
+mod python;
+mod queue;
+mod reply;
+mod routes;
+mod runtime;
+mod server;
 mod shell;
+#[cfg(test)]
+mod tests;
+mod user;
+mod viewer;
+mod vscode;
+
+pub(crate) use options::RUNTIME;
