@@ -94,17 +94,17 @@ impl LineReader {
                     self.col = 0;
                     true
                 }
+                // At the end of a row the cursor waits there; the emulator knows how.
+                '\t' if self.col >= self.cols && self.col.is_multiple_of(self.cols) => false,
                 '\t' => {
                     let row = self.col / self.cols * self.cols;
                     let next = ((self.col - row) / TAB + 1) * TAB;
                     self.col = row + next.min(self.cols - 1);
                     true
                 }
-                '\x08' => {
-                    self.one_row() && {
-                        self.col = self.col.min(self.cols).saturating_sub(1);
-                        true
-                    }
+                '\x08' if self.in_row() => {
+                    self.col = self.col.saturating_sub(1);
+                    true
                 }
                 '\0' | '\x07' | '\x7f' => true,
                 '\x1b' => match self.escape(rest) {
@@ -134,6 +134,11 @@ impl LineReader {
     /// Whether the last line is in one row of the terminal, so that columns are what they seem.
     fn one_row(&self) -> bool {
         self.width <= self.cols
+    }
+
+    /// The same for the cursor, which waits at the end of a row once that is full.
+    fn in_row(&self) -> bool {
+        self.one_row() && self.col < self.cols
     }
 
     fn line_end(&mut self) -> bool {
@@ -247,11 +252,11 @@ impl LineReader {
                 };
                 return done.then_some(tail);
             }
-            'C' | 'D' | 'G' if self.one_row() => {
+            'C' | 'D' | 'G' if self.in_row() => {
                 let most = self.cols - 1;
                 self.col = match last {
                     'C' => self.col.saturating_add(count()).min(most),
-                    'D' => self.col.min(most).saturating_sub(count()),
+                    'D' => self.col.saturating_sub(count()),
                     _ => (count() - 1).min(most),
                 };
             }
@@ -278,15 +283,18 @@ impl LineReader {
 
     /// Whether columns and cells of the last line are the same.
     fn plain(&self) -> bool {
-        !self.uneven && self.one_row()
+        !self.uneven && self.in_row()
     }
 
     /// Blanks columns of the last line.
     fn erase(&mut self, from: usize, to: usize) -> bool {
+        if !self.in_row() {
+            return false;
+        }
         if from >= self.width {
             return true;
         }
-        if from == 0 && to >= self.width && self.one_row() {
+        if from == 0 && to >= self.width {
             self.reset();
             return true;
         }

@@ -16,9 +16,9 @@ use super::{
     wait::{Expect, wait},
 };
 use crate::{
-    CommandHandle, CommandId, CommandStream, Error, ErrorKind, Executor, ExitKind, ExitStatus, Key, Offset,
-    OpContext, PtySize, Rendered, Result, RunningCommand, Screen, Session, SessionId, SessionInfo,
-    SessionSpec, Turn, TurnStatus, WaitPolicy,
+    CommandHandle, CommandId, CommandStream, Error, ErrorKind, Executor, ExitKind, ExitStatus, HandedBack,
+    Key, Offset, OpContext, PtySize, Rendered, Result, RunningCommand, Screen, Session, SessionId,
+    SessionInfo, SessionSpec, Turn, TurnStatus, WaitPolicy,
     supervisor::{Recording, spawn},
 };
 
@@ -28,6 +28,8 @@ const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// How long `run` waits for the end of a prompt whose beginning was seen. Only a prompt that lost its marks takes
 /// this long.
 const PROMPT_LIMIT: Duration = Duration::from_secs(2);
+/// How long `interrupt` waits for a long command to be handed to the shell: a megabyte takes a second.
+const LOAD_LIMIT: Duration = Duration::from_secs(60);
 /// More output than this is rendered on a thread of its own: some milliseconds' work.
 const RENDER_INLINE_BYTES: usize = 128 << 10;
 const CTRL_C: &[u8] = b"\x03";
@@ -201,6 +203,7 @@ impl Session for ShellSession {
         let (slot, discard) = self.tracker.begin().map_err(|e| e.with_operation("run"))?;
         let typed = if discard { setup::typed(command, flavour, true)? } else { checked };
         if let Some(text) = typed.then {
+            slot.load();
             let (handle, tracker, slot) =
                 (self.command.handle(), Arc::clone(&self.tracker), Arc::clone(&slot));
             // Whatever becomes of this call: the shell waits for the text.
@@ -238,6 +241,13 @@ impl Session for ShellSession {
     async fn interrupt(&self, policy: WaitPolicy) -> Result<Turn> {
         let expect = Expect::new(&policy)?;
         let (slot, running) = self.tracker.interrupt().map_err(|e| e.with_operation("interrupt"))?;
+        if running && slot.loading() {
+            let loaded = self.tracker.until(|| !slot.loading());
+            let limit = policy.soft_timeout.unwrap_or(LOAD_LIMIT);
+            if tokio::time::timeout(limit, loaded).await.is_err() {
+                return Ok(self.tracker.running(&slot, HandedBack::SoftTimeout));
+            }
+        }
         if running {
             // Before the command has started, Ctrl-C would meet the line that is still being typed.
             let started = self.tracker.until(|| slot.started());

@@ -41,6 +41,8 @@ struct SlotState {
     refused: bool,
     /// The shell waits for more text.
     asks: bool,
+    /// The text is still being handed to the shell.
+    loading: bool,
     /// Somebody was told how it ended, or nobody will ask.
     claimed: bool,
     /// Where a search for expected text goes on.
@@ -72,6 +74,7 @@ impl Slot {
             interrupted: false,
             refused: false,
             asks: false,
+            loading: false,
             claimed: !by_run,
             scanned: start,
         };
@@ -88,6 +91,18 @@ impl Slot {
     pub(super) fn started(&self) -> bool {
         let state = self.state.lock();
         !self.by_run || state.command_start.is_some() || state.done.is_some() || state.asks
+    }
+
+    /// The text will be handed to the shell once it has begun to read it.
+    pub(super) fn load(&self) {
+        self.state.lock().loading = true;
+    }
+
+    /// Whether the shell still reads the text. Ctrl-C would cut it off, and what comes after it would be typed at the
+    /// prompt.
+    pub(super) fn loading(&self) -> bool {
+        let state = self.state.lock();
+        state.loading && state.done.is_none()
     }
 
     /// Where a search for expected text may begin and must end; `None` before the command has started.
@@ -462,6 +477,7 @@ impl State {
                     if inner.done.is_none() && inner.command_start.is_some() {
                         inner.command_start = Some(mark.end);
                         inner.scanned = inner.scanned.max(mark.end);
+                        inner.loading = false;
                         self.turn = TurnBytes::new(mark.end);
                     }
                 }

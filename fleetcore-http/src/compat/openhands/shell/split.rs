@@ -102,7 +102,11 @@ fn beyond_the_original(tree: &Tree, text: &str) -> bool {
             "arithmetic_expansion" | "case_statement" | "c_style_for_statement" | "array" => true,
             "test_command" => !said().starts_with("[ "),
             "for_statement" => said().starts_with("select"),
-            "command_name" => matches!(said(), "time" | "coproc" | "select"),
+            // Words that only stand in compound commands, so that this is none.
+            "command_name" => matches!(
+                said(),
+                "time" | "coproc" | "select" | "fi" | "done" | "esac" | "then" | "else" | "elif" | "do" | "}"
+            ),
             "heredoc_start" => said().contains(['\'', '"', '\\']),
             _ => false,
         };
