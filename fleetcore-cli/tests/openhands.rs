@@ -8,10 +8,9 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::process::ExitStatusExt as _,
     process::{Child, ChildStdout, Stdio},
-    time::{Duration, Instant},
 };
 
-use common::{Home, signal_child};
+use common::{Home, signal_child, wait_for};
 use rustix::process::Signal;
 
 const KEY: &str = "X-Session-API-Key: s3cret\r\n";
@@ -44,12 +43,8 @@ fn start(home: &Home, env: &[(&str, &str)]) -> Runtime {
     lines.read_line(&mut line).unwrap();
     let port = line.trim_end().rsplit(':').next().unwrap();
     let runtime = Runtime { child, address: format!("127.0.0.1:{port}"), _lines: lines };
-    let deadline = Instant::now() + Duration::from_secs(60);
     // It answers from the beginning, and says when it is ready.
-    while ask(&runtime.address, "GET", "/alive", "", "").0 != 200 {
-        assert!(Instant::now() < deadline, "it does not get ready");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for(|| ask(&runtime.address, "GET", "/alive", "", "").0 == 200);
     runtime
 }
 
@@ -90,9 +85,7 @@ fn it_stands_where_the_original_stood_and_dies_of_the_signal() {
     // A command that runs does not keep it.
     let mut waiting =
         send(&runtime.address, "POST", "/execute_action", KEY, &run("echo begun > began; sleep 1000"));
-    while !home.path("work/began").exists() {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for(|| home.path("work/began").exists());
     signal_child(&runtime.child, Signal::TERM);
     let status = runtime.child.wait().unwrap();
     assert_eq!(status.signal(), Some(15), "{status:?}");

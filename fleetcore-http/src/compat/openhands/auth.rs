@@ -20,22 +20,22 @@ fn same(given: &[u8], key: &SecretString) -> bool {
     Sha256::digest(given).ct_eq(&Sha256::digest(key.expose_secret().as_bytes())).into()
 }
 
-/// Refuses whoever does not have the key, before anything else is looked at.
-pub(super) fn check(key: Option<&SecretString>, path: &str, headers: &HeaderMap) -> Result<(), Response> {
-    let Some(key) = key else { return Ok(()) };
+/// The refusal of whoever does not have the key, before anything else is looked at.
+pub(super) fn refusal(key: Option<&SecretString>, path: &str, headers: &HeaderMap) -> Option<Response> {
+    let key = key?;
     if OPEN.contains(&path) || headers.get(KEY).is_some_and(|given| same(given.as_bytes(), key)) {
-        return Ok(());
+        return None;
     }
-    Err(reply::detail(StatusCode::FORBIDDEN, "Invalid API Key"))
+    Some(reply::detail(StatusCode::FORBIDDEN, "Invalid API Key"))
 }
 
 /// The MCP proxy wants the same key once more, as a bearer token.
-pub(super) fn check_bearer(key: Option<&SecretString>, headers: &HeaderMap) -> Result<(), Response> {
-    let Some(key) = key else { return Ok(()) };
+pub(super) fn bearer_refusal(key: Option<&SecretString>, headers: &HeaderMap) -> Option<Response> {
+    let key = key?;
     let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let token = given.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
     if token.is_some_and(|(_, token)| same(token, key)) {
-        return Ok(());
+        return None;
     }
     let body = r#"{"error":"invalid_token","error_description":"Authentication required"}"#;
     let mut response = reply::ready(StatusCode::UNAUTHORIZED, body);
@@ -45,7 +45,7 @@ pub(super) fn check_bearer(key: Option<&SecretString>, headers: &HeaderMap) -> R
             r#"Bearer error="invalid_token", error_description="Authentication required""#,
         ),
     );
-    Err(response)
+    Some(response)
 }
 
 #[cfg(test)]
@@ -60,7 +60,7 @@ mod tests {
     fn only_the_header_counts_and_only_exact_paths_are_open() {
         let key = Some(SecretString::from("s3cret"));
         let ok = |path: &str, all: &[(&'static str, &'static str)]| {
-            check(key.as_ref(), path, &headers(all)).is_ok()
+            refusal(key.as_ref(), path, &headers(all)).is_none()
         };
         assert!(ok("/alive", &[]) && ok("/server_info", &[]) && ok("/x", &[("X-Session-API-Key", "s3cret")]));
         for (path, all) in [
@@ -72,16 +72,17 @@ mod tests {
         ] {
             assert!(!ok(path, all), "{path} {all:?}");
         }
-        assert!(check(None, "/x", &HeaderMap::new()).is_ok());
+        assert!(refusal(None, "/x", &HeaderMap::new()).is_none());
     }
 
     #[test]
     fn the_proxy_wants_a_bearer_token_too() {
         let key = Some(SecretString::from("k"));
-        let ok =
-            |value: &'static str| check_bearer(key.as_ref(), &headers(&[("authorization", value)])).is_ok();
+        let ok = |value: &'static str| {
+            bearer_refusal(key.as_ref(), &headers(&[("authorization", value)])).is_none()
+        };
         assert!(ok("Bearer k") && ok("bearer k") && !ok("Bearer x") && !ok("k") && !ok("Bearer "));
-        let refused = check_bearer(key.as_ref(), &HeaderMap::new()).unwrap_err();
+        let refused = bearer_refusal(key.as_ref(), &HeaderMap::new()).unwrap();
         assert_eq!(refused.status(), 401);
     }
 }

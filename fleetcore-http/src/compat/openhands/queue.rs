@@ -83,7 +83,7 @@ impl Queue {
         let id: Option<Id> = id.map(|text| Sha256::digest(text).into());
         let slot = match self.enter(id, work) {
             Ok(slot) => slot,
-            Err(refused) => return refused,
+            Err(refused) => return refused.response(),
         };
         let mut told = slot.subscribe();
         let waiting = Waiting { queue: self, id, slot, heard: false };
@@ -99,7 +99,7 @@ impl Queue {
     }
 
     /// One lock over looking and entering, so that two of the same cannot both be the first.
-    fn enter(&self, id: Option<Id>, work: impl FnOnce() -> Work) -> Result<Slot, Response> {
+    fn enter(&self, id: Option<Id>, work: impl FnOnce() -> Work) -> Result<Slot, Answer> {
         let mut open = self.open.lock();
         if let Some(known) = id.and_then(|id| open.get(&id)) {
             tracing::info!("an action came again; it is not executed again");
@@ -110,9 +110,9 @@ impl Queue {
             Ok(place) => place.send(Job { work: work(), slot: slot.clone() }),
             // The client tries again after 429.
             Err(mpsc::error::TrySendError::Full(())) => {
-                return Err(reply::detail(StatusCode::TOO_MANY_REQUESTS, "Too many actions are waiting"));
+                return Err(full());
             }
-            Err(mpsc::error::TrySendError::Closed(())) => return Err(stopping().response()),
+            Err(mpsc::error::TrySendError::Closed(())) => return Err(stopping()),
         }
         if let Some(id) = id {
             open.insert(id, Open { slot: slot.clone(), since: Instant::now() });
@@ -164,6 +164,11 @@ impl Drop for Waiting<'_> {
             self.queue.prune();
         }
     }
+}
+
+fn full() -> Answer {
+    let body = Bytes::from_static(br#"{"detail":"Too many actions are waiting"}"#);
+    Answer { status: StatusCode::TOO_MANY_REQUESTS, body }
 }
 
 fn stopping() -> Answer {

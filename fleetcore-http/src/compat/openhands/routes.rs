@@ -59,7 +59,7 @@ fn route(path: &str) -> Option<(Method, Route)> {
 
 async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Response {
     let (method, path) = (request.method(), request.uri().path());
-    if let Err(refused) = auth::check(runtime.options.key.as_ref(), path, request.headers()) {
+    if let Some(refused) = auth::refusal(runtime.options.key.as_ref(), path, request.headers()) {
         return refused;
     }
     let route = match route(path) {

@@ -1,6 +1,6 @@
 //! Routes and actions with other hands than the real ones.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Router,
@@ -214,7 +214,6 @@ async fn idle_time_counts_from_the_end_of_the_last_action() {
         let info: Value = serde_json::from_str(&text).unwrap();
         (info["uptime"].as_f64().unwrap(), info["idle_time"].as_f64().unwrap())
     };
-    tokio::time::sleep(Duration::from_millis(5)).await;
     let (before, _) = idle().await;
     // Something else is no action.
     act(&router, json!({ "action": "teleport", "args": {} })).await;

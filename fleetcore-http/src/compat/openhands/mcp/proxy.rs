@@ -93,12 +93,12 @@ impl Proxy {
             }
             *current = Some(set);
         }
-        for method in ["tools", "prompts", "resources"] {
-            self.sessions.tell(match method {
-                "tools" => "notifications/tools/list_changed",
-                "prompts" => "notifications/prompts/list_changed",
-                _ => "notifications/resources/list_changed",
-            });
+        for method in [
+            "notifications/tools/list_changed",
+            "notifications/prompts/list_changed",
+            "notifications/resources/list_changed",
+        ] {
+            self.sessions.tell(method);
         }
         updated()
     }
@@ -245,7 +245,7 @@ impl Set {
             for tool in tools.iter() {
                 let mut tool = serde_json::to_value(tool).map_err(|e| (0, e.to_string()))?;
                 if let Some(name) = tool.get_mut("name") {
-                    *name = self.outside(upstream, &name.as_str().unwrap_or_default().to_owned()).into();
+                    *name = self.outside(upstream, name.as_str().unwrap_or_default()).into();
                 }
                 all.push(tool);
             }

@@ -69,7 +69,7 @@ impl Drop for Registered {
 impl Proxy {
     /// `GET /mcp/sse`: `base` is the path its messages go to.
     pub(in super::super) fn listen(self: &Arc<Self>, base: &str, headers: &HeaderMap) -> Response {
-        if let Err(refused) = auth::check_bearer(self.key.as_ref(), headers) {
+        if let Some(refused) = auth::bearer_refusal(self.key.as_ref(), headers) {
             return refused;
         }
         let id = uuid::Uuid::new_v4().simple().to_string();
@@ -120,7 +120,7 @@ impl Proxy {
         headers: &HeaderMap,
         body: &[u8],
     ) -> Response {
-        if let Err(refused) = auth::check_bearer(self.key.as_ref(), headers) {
+        if let Some(refused) = auth::bearer_refusal(self.key.as_ref(), headers) {
             return refused;
         }
         let pairs: Vec<(String, String)> =
