@@ -28,6 +28,12 @@ pub(crate) fn masked(session: &str, mut body: Value) -> Value {
     {
         detail.truncate(start + "Internal server error: ".len());
     }
+    // The order of the arguments is lost where the recording is read.
+    if let Some(Value::String(detail)) = body.get_mut("detail")
+        && let Some(start) = detail.find("has the wrong arguments: ")
+    {
+        detail.drain(..start);
+    }
     for pointer in ["/content", "/message"] {
         if let Some(Value::String(text)) = body.pointer_mut(pointer) {
             *text = text.split('\n').map(line).collect::<Vec<_>>().join("\n");
@@ -55,7 +61,8 @@ fn line(line: &str) -> String {
     {
         return format!("[{number}] *");
     }
-    for start in ["[Jupyter Python interpreter: ", "<oh_aci_output_", "</oh_aci_output_"] {
+    for start in ["http://localhost:", "[Jupyter Python interpreter: ", "<oh_aci_output_", "</oh_aci_output_"]
+    {
         if line.starts_with(start) {
             return format!("{start}*");
         }

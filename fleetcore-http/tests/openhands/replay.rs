@@ -115,10 +115,12 @@ impl Running {
 
     /// A recorded text with our directory in place of the recorder's.
     pub(crate) fn ours(&self, text: &str) -> String {
+        let text = text.replace("/tmp/oh-server-url", &self.viewer.display().to_string());
         text.replace("/workspace", &self.work)
     }
 
     fn theirs(&self, text: &str) -> String {
+        let text = text.replace(&self.viewer.display().to_string(), "/tmp/oh-server-url");
         text.replace(&self.work, "/workspace")
     }
 
@@ -164,6 +166,7 @@ fn multipart(parts: &[Value]) -> Vec<u8> {
         body.extend(text("field").unwrap().bytes());
         body.push(b'"');
         if let Some(name) = text("filename") {
+            let name = name.replace('\\', "\\\\").replace('"', "\\\"");
             body.extend(format!("; filename=\"{name}\"").bytes());
         }
         body.extend(b"\r\n");
