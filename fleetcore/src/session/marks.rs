@@ -11,6 +11,7 @@
 //! | `B;k=<nonce>` | end of a prompt | the shell reads input now |
 //! | `C;k=<nonce>` | a command was read and is about to run | |
 //! | `P;k=<nonce>` | continuation prompt | the text so far is incomplete |
+//! | `R;k=<nonce>` | the shell is about to read a long command | |
 //! | `L;k=<nonce>` | a long command has been loaded | it is about to run: what came before is its text |
 //! | `F;k=<nonce>;<job>;<user>;<host>` | before `D` | `$!`, user and host |
 //! | `W;k=<nonce>;<name>;<path>` | before `D` | where a program is; empty when it is not there |
@@ -49,6 +50,8 @@ pub(crate) enum MarkKind {
     Start,
     /// The shell wants more of an incomplete command.
     Continuation,
+    /// The shell reads a command outside of its line editor.
+    Reading,
     /// The shell has read a command that was handed to it outside of its line editor.
     Loaded,
     /// The shell tells about itself.
@@ -208,6 +211,7 @@ fn parse(body: &str, key: &str) -> Option<MarkKind> {
         "B" => MarkKind::PromptEnd,
         "C" => MarkKind::Start,
         "P" => MarkKind::Continuation,
+        "R" => MarkKind::Reading,
         "L" => MarkKind::Loaded,
         "F" => {
             let (job, rest) = tail.split_once(';')?;

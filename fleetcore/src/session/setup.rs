@@ -69,12 +69,16 @@ LOCATE
 }
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then __fc_facts() { :; }; fi
 __fc_load() {
-  local l p
+  local l p m
   __fc_text=
-  while IFS= read -r l && [[ $l != '#.' ]]; do
+  # The terminal's echo may come late, after what the command writes.
+  m=$(stty -g 2>/dev/null) && stty -echo 2>/dev/null
+  printf '\e]133;R;k=NONCE\a' >&2
+  while IFS= read -rs l && [[ $l != '#.' ]]; do
     printf -v p %b "${l:1}"
     __fc_text+=$p
   done
+  if [[ -n $m ]]; then stty "$m" 2>/dev/null; fi
   if [[ -o history ]]; then history -s -- "$__fc_text"; fi
   printf '\e]133;L;k=NONCE\a' >&2
   return "$1"

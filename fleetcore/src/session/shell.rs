@@ -208,7 +208,7 @@ impl Session for ShellSession {
                 (self.command.handle(), Arc::clone(&self.tracker), Arc::clone(&slot));
             // Whatever becomes of this call: the shell waits for the text.
             tokio::spawn(async move {
-                tracker.until(|| slot.started() || tracker.ended().is_some()).await;
+                tracker.until(|| slot.reading() || tracker.ended().is_some()).await;
                 if slot.running() && tracker.ended().is_none() {
                     let _ = handle.write_stdin(text).await; // fails when the shell has ended
                 }

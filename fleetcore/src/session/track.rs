@@ -43,6 +43,8 @@ struct SlotState {
     asks: bool,
     /// The text is still being handed to the shell.
     loading: bool,
+    /// The shell has begun to read it.
+    reading: bool,
     /// Somebody was told how it ended, or nobody will ask.
     claimed: bool,
     /// Where a search for expected text goes on.
@@ -75,6 +77,7 @@ impl Slot {
             refused: false,
             asks: false,
             loading: false,
+            reading: false,
             claimed: !by_run,
             scanned: start,
         };
@@ -96,6 +99,12 @@ impl Slot {
     /// The text will be handed to the shell once it has begun to read it.
     pub(super) fn load(&self) {
         self.state.lock().loading = true;
+    }
+
+    /// Whether the shell takes the text now, or never will.
+    pub(super) fn reading(&self) -> bool {
+        let state = self.state.lock();
+        state.reading || state.done.is_some()
     }
 
     /// Whether the shell still reads the text. Ctrl-C would cut it off, and what comes after it would be typed at the
@@ -471,6 +480,11 @@ impl State {
                 }
             }
             MarkKind::Continuation => return self.on_continuation(),
+            MarkKind::Reading => {
+                if let Some(slot) = &self.slot {
+                    slot.state.lock().reading = true;
+                }
+            }
             MarkKind::Loaded => {
                 if let Some(slot) = &self.slot {
                     let mut inner = slot.state.lock();

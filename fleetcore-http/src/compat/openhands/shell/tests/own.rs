@@ -95,7 +95,7 @@ async fn commands_run_as_they_are_written() {
     ] {
         assert_eq!(home.ends(command).await, (expect.into(), 0), "{command:?}");
     }
-    let body: String = (0..20_000).map(|n| format!("line {n}\t$x `y` \\z \\\\ 'é'\n")).collect();
+    let body: String = (0..25_000).map(|n| format!("line {n}\t$x `y` \\z \\\\ 'é'\n")).collect();
     assert!(body.len() > 600_000);
     assert_eq!(home.ends(&format!("cat > big.txt <<'EOF'\n{body}EOF")).await, (String::new(), 0));
     assert!(std::fs::read_to_string(home.dir.path().join("big.txt")).unwrap() == body);
@@ -138,7 +138,8 @@ async fn a_flood_is_answered_in_bounded_memory() {
     };
     let home = home().await;
     let before = resident();
-    let (content, status) = home.ends("echo first; yes 'a line of a flood' | head -c 300M; echo last").await;
+    let (content, status) =
+        home.ends("echo first; yes 'a line of a flood' | head -c 300M; echo; echo last").await;
     assert_eq!((status, content.lines().last()), (0, Some("last")));
     assert!(content.contains("[... Observation truncated due to length ...]") && content.len() < 40_000);
     let after = resident();
