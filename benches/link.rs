@@ -1,10 +1,15 @@
 //! What the link to an agent costs: one short command, bulk output, bytes through a tunnel, a key and its echo; each
 //! beside the same without a link.
-#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run must stop")]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark that cannot run must stop; it also reports by printing"
+)]
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use criterion::{SamplingMode, Throughput};
 use fleetcore::{
     AgentId, CommandEvent, CommandSpec, CommandStream, Fleet, Machine, Offset, Overflow, PtySize,
@@ -112,6 +117,32 @@ async fn bare_websocket() {
     drop(sender.await);
 }
 
+/// What any tunnel over a WebSocket has to do: read from a service, pass it on.
+async fn bare_relay(service: u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    let relay = tokio::spawn(async move {
+        let stream = TcpStream::connect(addr).await.expect("it listens");
+        let (mut socket, _) = client_async(format!("ws://{addr}/"), stream).await.expect("a handshake");
+        let mut service = TcpStream::connect(("127.0.0.1", service)).await.expect("it listens");
+        let mut left = BULK_BYTES;
+        while left > 0 {
+            let mut block = BytesMut::with_capacity(64 << 10);
+            left -= service.read_buf(&mut block).await.expect("it sends");
+            socket.feed(Message::Binary(block.freeze())).await.expect("it is read");
+        }
+        socket.flush().await.expect("it is read");
+        socket
+    });
+    let (stream, _) = listener.accept().await.expect("a connection");
+    let mut socket = accept_async(stream).await.expect("a handshake");
+    let mut bytes = 0;
+    while bytes < BULK_BYTES {
+        bytes += socket.next().await.expect("more").expect("whole").into_data().len();
+    }
+    drop(relay.await);
+}
+
 /// A service at the agent's side that sends the bulk to whoever connects.
 async fn source() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -172,12 +203,32 @@ async fn key(terminal: &mut Terminal) {
     }
 }
 
+/// Commands in turn, here and there, so that whatever else this host does happens to both: prints the middle and the fast
+/// end of each.
+async fn in_turn(machines: [(&'static str, Machine); 2], rounds: usize) {
+    let mut times = [const { Vec::new() }; 2];
+    for _ in 0..rounds {
+        for ((_, machine), times) in machines.iter().zip(&mut times) {
+            let start = Instant::now();
+            short(machine).await;
+            times.push(start.elapsed());
+        }
+    }
+    for ((name, _), times) in machines.iter().zip(&mut times) {
+        times.sort_unstable();
+        let part = |percent| times.get(rounds * percent / 100).copied().unwrap_or_default();
+        println!("link-command/{name} in turn: median {:?}, fastest tenth {:?}", part(50), part(10));
+    }
+}
+
 fn main() {
     let runtime = runtime();
     let rig = Arc::new(runtime.block_on(rig()));
     let file: Arc<str> = text_file(rig.dir.path(), BULK_BYTES).to_str().expect("a plain path").into();
     let machine = |target: &str| rig.fleet.machine(target).expect("a target");
     let targets = [("local", machine("local")), ("agent", machine(AGENT))];
+    let timed = runtime.spawn(in_turn(targets.clone(), 1000));
+    runtime.block_on(timed).expect("the measured work does not panic");
     let mut c = criterion();
 
     let mut group = c.benchmark_group("link-command");
@@ -203,6 +254,7 @@ fn main() {
     group.sample_size(10).sampling_mode(SamplingMode::Flat).throughput(Throughput::Bytes(BULK_BYTES as u64));
     measure(&mut group, &runtime, "bare-websocket", bare_websocket);
     let (hub, port) = (rig.hub.clone(), runtime.block_on(source()));
+    measure(&mut group, &runtime, "bare-relay", move || bare_relay(port));
     measure(&mut group, &runtime, "tunnel", move || {
         let hub = hub.clone();
         async move { tunnel(&hub, port).await }

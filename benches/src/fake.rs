@@ -10,9 +10,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    Channel, CommandId, CommandSpec, Error, ExecCapabilities, ExitKind, Offset, PtySize, Result, SessionSpec,
-    Signal,
-    raw::{Executor, FileSystem, OpContext, ProcessControl, RawProcess, Session},
+    Channel, CommandId, CommandSpec, Error, ExecCapabilities, ExitKind, HostPort, Offset, PtySize, Result,
+    SessionSpec, Signal,
+    raw::{BoxConnection, Executor, FileSystem, OpContext, ProcessControl, RawProcess, Session},
 };
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::oneshot;
@@ -100,5 +100,8 @@ impl Executor for FakeHost {
     }
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Err(Error::unsupported("files"))
+    }
+    async fn connect(&self, _: &OpContext, _: &HostPort) -> Result<BoxConnection> {
+        Err(Error::unsupported("connect"))
     }
 }

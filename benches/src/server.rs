@@ -89,7 +89,8 @@ pub async fn login_token(addr: SocketAddr, password: &str) -> String {
     let cookie = login.headers().get(header::SET_COOKIE).and_then(|c| c.to_str().ok()).unwrap_or_default();
     let cookie = cookie.split(';').next().unwrap_or_default().to_owned();
     login.into_body().collect().await.expect("a whole body");
-    let body = json!({"name": "bench", "scopes": ["read", "run", "files", "machines", "admin"]}).to_string();
+    let body = json!({"name": "bench", "scopes": ["read", "run", "files", "machines", "tunnels", "admin"]})
+        .to_string();
     let origin = format!("http://{addr}");
     let headers = [json_type, ("cookie", &cookie), ("origin", &origin)];
     let made = http.send(Method::POST, "/api/v1/tokens", &headers, Bytes::from(body)).await;

@@ -5,13 +5,14 @@ mod agents;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use fleetcore::{AgentId, CommandState, MachineState, Pattern, Role, Scope, Signal, Target};
+use fleetcore::{AddressRule, AgentId, CommandState, MachineState, Pattern, Role, Scope, Signal, Target};
 use secrecy::SecretString;
 
-pub(crate) use agents::{AgentInstall, AgentPlace, AgentUninstall, AgentVerb, Agents, Init};
+pub(crate) use agents::{AgentInstall, AgentOffer, AgentPlace, AgentUninstall, AgentVerb, Agents, Init};
 
 use crate::{
     exit,
+    forward::Forward,
     parse::{self, FilePlace},
 };
 
@@ -100,6 +101,8 @@ pub(crate) enum Verb {
     Cp(Cp),
     /// List a directory on a target
     Ls(Ls),
+    /// Make ports of this host lead to addresses that a target can reach
+    Tunnel(Tunnel),
     /// List targets
     Targets,
     /// List machines of all providers
@@ -166,6 +169,10 @@ pub(crate) struct Serve {
     /// unless it listens on loopback without a proxy]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) allow_host: Vec<String>,
+    /// Let tunnels through targets without an agent lead to this address, as seen from the target: HOST:PORT, HOST:*, *:PORT
+    /// or *; may be given more than once [default: the target only]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) allow_tunnel: Vec<AddressRule>,
     /// Serve this front end instead of the built-in one
     #[arg(long, value_name = "DIR")]
     pub(crate) ui_dir: Option<PathBuf>,
@@ -241,15 +248,8 @@ pub(crate) struct Agent {
     /// Keep records and output here [default: agent-data below the data directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) agent_dir: Option<PathBuf>,
-    /// A label others can choose it by; may be given more than once
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
-    pub(crate) label: Vec<(String, String)>,
-    /// Let tunnels lead to this address: HOST:PORT, HOST:* or * [default: this host only]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) allow_tunnel: Vec<String>,
-    /// Refuse to read or write files outside of this directory; commands are not restricted
-    #[arg(long, value_name = "DIR")]
-    pub(crate) file_root: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) offer: AgentOffer,
     /// Form of the log on stderr
     #[arg(long, value_enum, value_name = "FORM", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -577,6 +577,26 @@ pub(crate) struct Ls {
     pub(crate) place: FilePlace,
 }
 
+/// The first lines on stdout are the addresses to connect to, in the order of the arguments. A connection that cannot be made
+/// on the other side is closed and reported on stderr; the tunnel goes on. While a server is away, connections are
+/// refused; they work again when it is back. Ctrl-C or SIGTERM end it and all connections, exit code 0; a port that is
+/// taken is exit code 73, an unknown target 66, a target that cannot be connected through 69.
+///
+/// Where tunnels may lead is up to the agent (`fleetcore agent --allow-tunnel`), or where there is none to the server
+/// (`fleetcore serve --allow-tunnel`): by default the target itself.
+#[derive(Args, Debug)]
+pub(crate) struct Tunnel {
+    /// Where connections are made, e.g. local, office-1 or sandbox/dev1
+    pub(crate) target: Target,
+    /// [BIND:]LOCAL:[HOST:]REMOTE: listen on port LOCAL (0 picks one) at BIND [default: 127.0.0.1], connect to REMOTE at HOST
+    /// as seen from the target [default: 127.0.0.1]
+    #[arg(required = true, value_name = "SPEC")]
+    pub(crate) forwards: Vec<Forward>,
+    /// Connections at once through each; further ones wait
+    #[arg(long, value_name = "COUNT", default_value = "256", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65535))]
+    pub(crate) max_connections: usize,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Login {
     /// The server; default: the one in use
@@ -588,7 +608,12 @@ pub(crate) struct Login {
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
     /// What the token may do
-    #[arg(long, value_name = "SCOPE", value_delimiter = ',', default_value = "read,run,files,machines")]
+    #[arg(
+        long,
+        value_name = "SCOPE",
+        value_delimiter = ',',
+        default_value = "read,run,files,machines,tunnels"
+    )]
     pub(crate) scopes: Vec<Scope>,
     /// Name of the token; default: fleetcore on this host
     #[arg(long)]

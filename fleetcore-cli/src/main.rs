@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod error;
 mod exit;
+mod forward;
 mod local_server;
 mod parse;
 mod providers;
@@ -20,6 +21,10 @@ mod tty;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+
+/// Turns of tasks between two looks at what has come in. Measured with `benches/limits.rs`: `/healthz` p99 during bursts
+/// of starts falls from 2.3 to 2.1 ms; plain requests lose 3% of their rate.
+const EVENT_INTERVAL: u32 = 8;
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse_from(commands::compat::argv(std::env::args_os())) {
@@ -33,13 +38,17 @@ fn main() -> ExitCode {
     };
     // Before there are threads, each of which would bring an arena.
     fleetcore::give_memory_back();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(e) => {
-            eprintln!("fleetcore: the runtime cannot start: {e}");
-            return ExitCode::from(exit::SOFTWARE);
-        }
-    };
+    // While many processes start, each turn of a task takes a fraction of a millisecond, and a request that has just come
+    // in would wait for 61 of them, which is the default.
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(EVENT_INTERVAL).build()
+        {
+            Ok(runtime) => runtime,
+            Err(e) => {
+                eprintln!("fleetcore: the runtime cannot start: {e}");
+                return ExitCode::from(exit::SOFTWARE);
+            }
+        };
     let code = runtime.block_on(commands::dispatch(cli));
     // A thread may still sit in a read from the terminal; nothing waits for it.
     runtime.shutdown_background();

@@ -25,12 +25,16 @@ pub(crate) fn add(
     settings.ssh.add_to(fleet, warn)
 }
 
-/// Virtual machines of Multipass, where its program is.
+/// Virtual machines of Multipass. Where its program is not, the provider says so to whoever asks, and it may be installed
+/// at any time.
 fn multipass(fleet: FleetBuilder, data_dir: &Path) -> FleetBuilder {
     let config = MultipassConfig::default().with_records(data_dir.join("multipass.json"));
-    let Some(program) = config.find_program() else { return fleet };
-    tracing::info!(program = %program.display(), "machines of Multipass are targets");
-    fleet.with_provider(Arc::new(Multipass::new(config.with_program(program))))
+    if let Some(program) = config.find_program() {
+        tracing::info!(program = %program.display(), "machines of Multipass are targets");
+    }
+    let multipass = Multipass::new(config);
+    multipass.resume();
+    fleet.with_provider(Arc::new(multipass))
 }
 
 /// Machines that need nothing but Linux.

@@ -6,7 +6,6 @@ mod common;
 use std::{
     path::PathBuf,
     process::{Child, Stdio},
-    time::Duration,
 };
 
 use common::Home;
@@ -15,10 +14,9 @@ use fleetcore_http::client::{
     Client, Credentials, ReconnectPolicy, Transport,
     wire::{Command, NewCommand},
 };
+use fleetcore_testkit::sometime;
 use futures::StreamExt as _;
 
-/// Long enough for a slow machine; nothing waits for it when all is well.
-const LIMIT: Duration = Duration::from_secs(90);
 const TOKEN: &str = "fca_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 struct Rig {
@@ -86,23 +84,15 @@ impl Rig {
     }
 
     /// Looks again and again, whatever goes wrong on the way.
-    async fn until<T, F: Future<Output = Option<T>>>(&self, what: &str, mut look: impl FnMut() -> F) -> T {
-        let looking = async {
-            loop {
-                if let Some(found) = look().await {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(LIMIT, looking).await.unwrap_or_else(|_| {
+    async fn until<T>(&self, what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+        sometime(look).await.unwrap_or_else(|| {
             let read = |name| std::fs::read_to_string(self.home.path(name)).unwrap_or_default();
             panic!("in vain: {what}\nserver:\n{}\nagent:\n{}", read("serve.log"), read("agent.log"))
         })
     }
 
     async fn connected(&self) {
-        self.until("the agent is connected", || async {
+        self.until("the agent is connected", async || {
             if !self.home.data_dir().join("local-token").exists() {
                 return None;
             }
@@ -165,21 +155,20 @@ async fn commands_survive_a_server_that_is_killed() {
         stop.display()
     );
     let id = rig.start(&script).await;
-    for round in 1..=4 {
+    for round in 1..=10 {
         let seen = rig.output(id, round * 30_000).await;
         assert!(pattern(LINES).starts_with(&seen), "{} bytes", seen.len());
         kill(&mut rig.server);
         rig.server = serve(&rig.home, &rig.token, rig.port);
         rig.connected().await;
-        rig.until("it is taken up again", || async {
+        rig.until("it is taken up again", async || {
             rig.record(id).await.filter(|r| r.state == CommandState::Running).map(drop)
         })
         .await;
     }
     std::fs::write(&stop, "").unwrap();
-    let ended = rig
-        .until("it ends", || async { rig.record(id).await.filter(|r| r.state == CommandState::Failed) })
-        .await;
+    let ended =
+        rig.until("it ends", async || rig.record(id).await.filter(|r| r.state == CommandState::Failed)).await;
     assert_eq!(ended.exit.unwrap().code, Some(9));
     assert!(rig.output(id, usize::MAX).await == pattern(LINES));
 }
@@ -187,16 +176,18 @@ async fn commands_survive_a_server_that_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_is_killed_comes_back_and_says_what_was_lost() {
     let mut rig = Rig::new().await;
-    let id = rig.start("i=0; while :; do printf '%07x\\n' $i; i=$((i+1)); done").await;
-    let seen = rig.output(id, 200_000).await;
-    kill(&mut rig.agent);
-    rig.agent = agent(&rig.home, &rig.token, rig.port);
-    rig.connected().await;
-    rig.until("it is lost", || async { rig.record(id).await.filter(|r| r.state == CommandState::Lost) })
-        .await;
-    let kept = rig.output(id, usize::MAX).await;
-    assert!(kept.len() >= seen.len() && kept[..seen.len()] == seen[..]);
-    assert!(pattern(kept.len() / 8 + 1).starts_with(&kept));
+    for round in 1..=5 {
+        let id = rig.start("i=0; while :; do printf '%07x\\n' $i; i=$((i+1)); done").await;
+        let seen = rig.output(id, round * 40_000).await;
+        kill(&mut rig.agent);
+        rig.agent = agent(&rig.home, &rig.token, rig.port);
+        rig.connected().await;
+        rig.until("it is lost", async || rig.record(id).await.filter(|r| r.state == CommandState::Lost))
+            .await;
+        let kept = rig.output(id, usize::MAX).await;
+        assert!(kept.len() >= seen.len() && kept[..seen.len()] == seen[..]);
+        assert!(pattern(kept.len() / 8 + 1).starts_with(&kept));
+    }
     // The agent is as good as before.
     let run = rig.home.run(&[
         "--server",
@@ -208,6 +199,46 @@ async fn an_agent_that_is_killed_comes_back_and_says_what_was_lost() {
         "again",
     ]);
     assert_eq!((run.code, run.out.as_str()), (0, "again\n"), "{run:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_agents_with_one_name_the_older_is_told_and_stops() {
+    let mut rig = Rig::new().await;
+    let other = Home::new();
+    let mut newer = agent(&other, &rig.token, rig.port);
+    assert_eq!(rig.agent.wait().unwrap().code(), Some(75));
+    let log = std::fs::read_to_string(rig.home.path("agent.log")).unwrap();
+    assert!(log.contains("a newer agent has this name"), "{log}");
+    rig.connected().await;
+    let url = format!("http://127.0.0.1:{}", rig.port);
+    let run = rig.home.run(&["--server", &url, "run", "agent-1", "-c", "echo $HOME"]).ok();
+    assert_eq!(run.out.trim(), other.path("").to_str().unwrap().trim_end_matches('/'));
+    kill(&mut newer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_removed_stays_out() {
+    let mut rig = Rig::new().await;
+    let url = format!("http://127.0.0.1:{}", rig.port);
+    rig.home.run(&["--server", &url, "agents", "rm", "agent-1"]).ok();
+    assert_eq!(rig.agent.wait().unwrap().code(), Some(77), "it is told");
+    // Also by the next server, although the file still has the token.
+    for restart in [false, true] {
+        if restart {
+            kill(&mut rig.server);
+            rig.server = serve(&rig.home, &rig.token, rig.port);
+        }
+        rig.agent = agent(&rig.home, &rig.token, rig.port);
+        assert_eq!(rig.agent.wait().unwrap().code(), Some(77), "restarted: {restart}");
+    }
+    let log = std::fs::read_to_string(rig.home.path("agent.log")).unwrap();
+    assert!(log.contains("let it join anew") && !log.contains(TOKEN), "{log}");
+    // A new token is a new start.
+    std::fs::write(&rig.token, TOKEN.replace('A', "B")).unwrap();
+    kill(&mut rig.server);
+    rig.server = serve(&rig.home, &rig.token, rig.port);
+    rig.agent = agent(&rig.home, &rig.token, rig.port);
+    rig.connected().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

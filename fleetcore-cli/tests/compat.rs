@@ -151,3 +151,107 @@ fn a_full_server_has_the_dialect_as_a_further_listener() {
     let bad = home.run(&["serve", "--listen", "127.0.0.1:0", "--compat", "nope=127.0.0.1:0"]);
     assert_eq!(bad.code, 66, "{bad:?}");
 }
+
+/// Recorded command lines of the originals; `None`, said loudly, when there is no such data.
+fn recorded_command_lines() -> Option<Vec<serde_json::Value>> {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = match std::env::var_os("FLEETCORE_CONTRACTS") {
+        Some(dir) => Some(std::path::PathBuf::from(dir).join("batwa")),
+        None => here.ancestors().map(|a| a.join("shared/contracts/batwa")).find(|p| p.is_dir()),
+    };
+    let Some(dir) = dir else {
+        eprintln!("SKIPPED: no recorded data of Batwa; set FLEETCORE_CONTRACTS to the contracts directory");
+        return None;
+    };
+    let text = std::fs::read_to_string(dir.join("interop/agent_cli.jsonl")).unwrap();
+    Some(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+}
+
+#[test]
+fn recorded_command_lines_end_as_recorded() {
+    let Some(records) = recorded_command_lines() else { return };
+    let home = Home::new();
+    let mut compared = 0;
+    for record in &records {
+        let Some(args) = record["args"].as_array() else { continue };
+        let args: Vec<&str> = args.iter().map(|a| a.as_str().unwrap()).collect();
+        // The name the original had in its own complaints.
+        let done = linked(&home, "agent_main.py").args(&args).output().unwrap();
+        let (code, out, err) = (
+            done.status.code().unwrap(),
+            String::from_utf8_lossy(&done.stdout),
+            String::from_utf8_lossy(&done.stderr),
+        );
+        let python = record["impl"] == "python";
+        // Without an id the Go version says 1 where everything else about arguments is 2.
+        let go_alone = record["impl"] == "go" && args.is_empty();
+        assert_eq!(
+            i64::from(code),
+            if go_alone { 2 } else { record["rc"].as_i64().unwrap() },
+            "{record} {err}"
+        );
+        if code == 0 {
+            for flag in ["agent-id", "api-key", "master-url", "port", "host", "heartbeat-interval"] {
+                assert!(out.contains(&format!("--{flag}")), "{out}");
+            }
+            assert!(err.is_empty(), "{err}");
+        } else if python {
+            let complaint = record["stderr"].as_str().unwrap().lines().last().unwrap();
+            assert_eq!(err.lines().last().unwrap(), complaint);
+        }
+        compared += 1;
+    }
+    assert!(compared >= 12, "{compared}");
+
+    // The script.
+    let script = |case: &str| records.iter().find(|r| r["case"] == case).unwrap();
+    let missing = script("multipass missing");
+    let done = linked(&home, "start_agent.sh").env("PATH", home.path("")).output().unwrap();
+    assert_eq!(i64::from(done.status.code().unwrap()), missing["rc"].as_i64().unwrap());
+    let said = String::from_utf8_lossy(&done.stderr);
+    let wanted = missing["output"].as_str().unwrap();
+    let end = wanted.rfind("Error: ").unwrap();
+    assert!(said.ends_with(&wanted[end..]), "{said} {done:?}");
+
+    let stand_in = home.path("bin");
+    std::fs::create_dir(&stand_in).unwrap();
+    std::os::unix::fs::symlink("/bin/true", stand_in.join("multipass")).unwrap();
+    let mut command = linked(&home, "start_agent.sh");
+    for (name, value) in script("all variables")["env"].as_object().unwrap() {
+        command.env(name, value.as_str().unwrap());
+    }
+    command.env("AGENT_PORT", "0").env("PATH", &stand_in);
+    let mut agent = Program::start(command);
+    let url = agent.line();
+    assert!(ask(&url, "GET", "/health", "", "").1.contains(r#""agent_id":"envagent""#));
+    assert_eq!(ask(&url, "GET", "/api/vm/list", "", "").0, 403, "its key is set");
+    assert_eq!(agent.stop(), 0);
+    // D17: nothing is evaluated.
+    let injected = &script("AGENT_ID with a command substitution")["env"]["AGENT_ID"];
+    let done = linked(&home, "start_agent.sh")
+        .env("PATH", &stand_in)
+        .env("AGENT_ID", injected.as_str().unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+}
+
+#[test]
+fn a_link_is_the_same_as_the_verb() {
+    let home = Home::new();
+    for (name, args, code) in [
+        ("batwa-server", &["--help"][..], 0),
+        ("batwa-server", &["--bogus"], 2),
+        ("batwa-server", &["--port", "x"], 2),
+        ("batwa-server", &["--ui-dir", "/nowhere"], 2),
+        ("batwa-agent", &["--help"], 0),
+        ("batwa-agent", &[], 2),
+        ("batwa-agent", &["--agent-id", "a", "--api-key="], 2),
+    ] {
+        let link = linked(&home, name).args(args).output().unwrap();
+        let verb = home.run(&[&["compat", name], args].concat());
+        assert_eq!((link.status.code(), verb.code), (Some(code), code), "{name} {args:?}");
+        assert_eq!(String::from_utf8_lossy(&link.stdout), verb.out, "{name} {args:?}");
+        assert_eq!(String::from_utf8_lossy(&link.stderr), verb.err, "{name} {args:?}");
+    }
+}

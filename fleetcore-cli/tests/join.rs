@@ -77,7 +77,7 @@ fn a_host_joins_comes_back_and_is_put_out() {
     online(&home, "office-1");
 
     home.run(&["agents", "rm", "office-1"]).ok();
-    assert_eq!(agent.0.wait().unwrap().code(), Some(75), "it was told");
+    assert_eq!(agent.0.wait().unwrap().code(), Some(77), "it was told");
     assert_eq!(agents(&home).as_array().unwrap().len(), 0);
     assert_eq!(home.run(&["agents", "rm", "office-1"]).code, 66);
 

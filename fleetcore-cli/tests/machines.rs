@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
 };
 
-use common::{Home, announced, signal_child};
+use common::{Home, announced, signal_child, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -127,6 +127,89 @@ fn many(home: &Home) {
     signal_child(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     home.run(&["delete", "--yes", "sandbox/a", "sandbox/b", "sandbox/c"]).ok();
+}
+
+/// The commands end although nobody reads what they say, and so do we.
+fn a_reader_that_stopped(home: &Home, args: &[&str]) {
+    let mark = format!("flood-{}", fleetcore::CommandId::generate());
+    let script = format!(": {mark}; while :; do echo 0123456789012345678901234567890123456789; done");
+    let mut child = home
+        .command(&[&["run"], args, &["-c", &script]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut out, &mut [0; 1000]).unwrap();
+    let running = || {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        all.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
+            .filter(|l| l.starts_with(b"/bin/sh") && l.windows(mark.len()).any(|w| w == mark.as_bytes()))
+            .count()
+    };
+    assert!(running() > 0);
+    signal_child(&child, Signal::INT);
+    wait_for(|| running() == 0);
+    signal_child(&child, Signal::INT);
+    wait_for(|| child.try_wait().unwrap().is_some());
+    drop(out);
+}
+
+#[test]
+fn a_reader_that_stopped_keeps_nothing_running() {
+    let home = Home::new();
+    a_reader_that_stopped(&home, &["local"]);
+    a_reader_that_stopped(&home, &["local", "--parallel", "2"]);
+    a_reader_that_stopped(&home, &["local", "--parallel", "2", "-o", "json"]);
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_no_sandbox_running() {
+    let home = Home::new();
+    let mut server = home.serve();
+    announced(&home);
+    if sandboxes(&home) {
+        let name = format!("s-{}", fleetcore::CommandId::generate());
+        let target = format!("sandbox/{name}");
+        home.run(&["create", &target]).ok();
+        // Whatever it does to the processes that keep it.
+        let script = "trap '' TERM HUP; setsid sleep 1000 & kill -STOP 1 2; echo up >flag; wait";
+        home.run(&["run", "-d", &target, "-c", script]).ok();
+        wait_for(|| home.run(&["run", &target, "--", "cat", "flag"]).out == "up\n");
+        let holders = || {
+            let all = std::fs::read_dir("/proc").unwrap().flatten();
+            all.filter_map(|p| std::fs::read(p.path().join("cmdline")).ok())
+                .filter(|l| l.split(|b| *b == 0).any(|w| w == name.as_bytes()))
+                .count()
+        };
+        assert!(holders() > 0);
+        server.kill();
+        wait_for(|| holders() == 0);
+        server = home.serve();
+        announced(&home);
+        assert_eq!(home.run(&["run", &target, "--", "cat", "flag"]).ok().out, "up\n", "it comes up again");
+        home.run(&["delete", "--yes", &target]).ok();
+    }
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn what_is_not_installed_is_listed_with_what_to_do() {
+    let home = Home::new();
+    // Nothing but a shell is installed here.
+    std::fs::create_dir(home.path("bin")).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", home.path("bin/sh")).unwrap();
+    let mut command = home.command(&["providers", "-o", "json"]);
+    let done = command.env("PATH", home.path("bin")).output().unwrap();
+    let providers: Value = serde_json::from_slice(&done.stdout).unwrap();
+    for (name, install) in [("multipass", "install"), ("sandbox", "bubblewrap")] {
+        let provider = providers.as_array().unwrap().iter().find(|p| p["name"] == name);
+        let provider = provider.unwrap_or_else(|| panic!("{name} is missing: {providers}"));
+        assert_eq!(provider["available"], false, "{provider}");
+        assert!(provider.to_string().contains(install), "{provider}");
+    }
+    let machines = home.command(&["machines"]).env("PATH", home.path("bin")).output().unwrap();
+    assert!(machines.status.success() && machines.stderr.is_empty(), "{machines:?}");
 }
 
 #[test]

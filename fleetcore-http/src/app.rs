@@ -20,12 +20,12 @@ use axum::{
 use fleetcore::{AuditEntry, AuditStore, Fleet, IdentityStore, MetricsStore, SessionId, telemetry::Recorder};
 use futures::FutureExt;
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
 use crate::{
-    auth::{AuditSlot, LoginLimiter, Passwords, Quotas, TokenCache, host_allowed},
+    auth::{AuditSlot, LoginLimiter, Passwords, Permit, Quotas, TokenCache, host_allowed},
     config::ServerConfig,
     error::{Problem, ProblemCode},
     extract::ClientIp,
@@ -109,6 +109,8 @@ pub(crate) struct Inner {
     agent_events: native::AgentEvents,
     commands: Quotas,
     streams: Quotas,
+    tunnels: Quotas,
+    tunnel_places: Arc<Semaphore>,
     session_owners: native::SessionOwners,
     load: LoadWatch,
     notices: native::Notices,
@@ -123,6 +125,13 @@ pub(crate) struct Inner {
     stop: CancellationToken,
     /// Streams and background work that a stop waits for.
     tasks: TaskTracker,
+}
+
+/// One open connection through a target.
+#[derive(Debug)]
+pub(crate) struct TunnelPass {
+    _user: Permit,
+    _place: OwnedSemaphorePermit,
 }
 
 impl App {
@@ -143,6 +152,8 @@ impl App {
             agent_events: native::AgentEvents::default(),
             commands: Quotas::new("commands", limits.commands_per_actor),
             streams: Quotas::new("streams", limits.streams_per_actor),
+            tunnels: Quotas::new("tunnels", limits.tunnels_per_actor),
+            tunnel_places: Arc::new(Semaphore::new(limits.tunnels.min(Semaphore::MAX_PERMITS))),
             session_owners: native::SessionOwners::new(limits.sessions_per_actor),
             load: LoadWatch::default(),
             notices,
@@ -256,6 +267,13 @@ impl App {
     }
     pub(crate) fn stream_quota(&self) -> &Quotas {
         &self.0.streams
+    }
+    /// What a connection through a target holds while it is open; 429 when the user or the server has too many.
+    pub(crate) fn tunnel(&self, actor: &Arc<str>) -> Result<TunnelPass, Problem> {
+        let user = self.0.tunnels.take(actor)?;
+        let place = Arc::clone(&self.0.tunnel_places).try_acquire_owned();
+        let full = |_| Problem::quota("tunnels of all users", self.config().limits.tunnels);
+        Ok(TunnelPass { _user: user, _place: place.map_err(full)? })
     }
     pub(crate) fn session_owners(&self) -> &native::SessionOwners {
         &self.0.session_owners

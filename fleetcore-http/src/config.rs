@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use fleetcore::{Error, ErrorKind, Result};
+use fleetcore::{AddressRules, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 /// Settings of the server. The default listens on loopback only, needs a login and has bounds on everything.
@@ -39,6 +39,9 @@ pub struct ServerConfig {
     /// How long open requests may take to end once the server stops, in seconds. Default: 10 s.
     #[serde(rename = "shutdown_grace_s", with = "seconds")]
     pub shutdown_grace: Duration,
+    /// Where connections through targets of this server may lead: `HOST:PORT`, `HOST:*`, `*:PORT` or `*`, as seen from the
+    /// target. Default: the target itself. Agents have rules of their own.
+    pub allow_tunnel: AddressRules,
     /// Bounds on what callers can make the server hold.
     pub limits: Limits,
 }
@@ -56,6 +59,7 @@ impl Default for ServerConfig {
             login_ttl: Duration::from_secs(7 * 24 * 3600),
             session_idle: None,
             shutdown_grace: Duration::from_secs(10),
+            allow_tunnel: AddressRules::default(),
             limits: Limits::default(),
         }
     }
@@ -129,6 +133,10 @@ pub struct Limits {
     pub sessions_per_actor: usize,
     /// Output streams, event streams and WebSockets one user may have open. Default 4096.
     pub streams_per_actor: usize,
+    /// Connections through targets that one user may have open. Default 1024.
+    pub tunnels_per_actor: usize,
+    /// Connections through targets at once. Default 4096.
+    pub tunnels: usize,
     /// Connections at once. Default 16384.
     pub connections: usize,
     /// Passwords checked at once; each takes 19 MiB (OWASP's argon2id setting). Default 2.
@@ -158,6 +166,8 @@ impl Limits {
             ("limits.commands_per_actor", self.commands_per_actor),
             ("limits.sessions_per_actor", self.sessions_per_actor),
             ("limits.streams_per_actor", self.streams_per_actor),
+            ("limits.tunnels_per_actor", self.tunnels_per_actor),
+            ("limits.tunnels", self.tunnels),
             ("limits.connections", self.connections),
             ("limits.password_checks", self.password_checks),
         ];
@@ -189,6 +199,8 @@ impl Default for Limits {
             commands_per_actor: 2048,
             sessions_per_actor: 1024,
             streams_per_actor: 4096,
+            tunnels_per_actor: 1024,
+            tunnels: 4096,
             connections: 16_384,
             password_checks: 2,
             logins_per_minute: 10,

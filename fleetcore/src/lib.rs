@@ -30,6 +30,7 @@
 //! | [`Session`] | a shell that remembers, and knows when each command ended |
 //! | [`Files`] | files of one machine |
 //! | [`editor::Editor`] | edits text files on one machine the way coding agents do, and takes it back |
+//! | [`Tunnel`] | a port of this host that leads to an address a machine can reach |
 //! | [`Error`] | what failed, of which [`ErrorKind`], and whether trying again helps ([`Retry`]) |
 //!
 //! Authors of backends, stores and layers implement the traits in [`raw`]. [`blocking`] is for callers without an async
@@ -60,15 +61,17 @@ mod types;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use fleet::{
     Commands, FanOut, Files, Fleet, FleetBuilder, FleetEvent, FleetLimits, ListFailure, Machine,
-    MachineListing, Operation, Pattern, Probe, ProviderHandle, Sessions, ViewerGuard,
+    MachineListing, Operation, Pattern, Probe, ProviderHandle, Sessions, Tunnel, TunnelEvent, TunnelOptions,
+    ViewerGuard,
 };
 pub use id::{AgentId, CommandId, MachineId, NAME_MAX_BYTES, SessionId, TokenId, UserName};
 pub use journal::JournalStream;
 pub use raw::{
-    AgentDirectory, AgentRegistry, AuditStore, ByteStream, CommandStore, CommandStream, Executor, FileSystem,
-    IdentityStore, JoinStore, Layer, MetricsStore, OpContext, Provider, Session,
+    AgentDirectory, AgentRegistry, AuditStore, BoxConnection, ByteStream, CommandStore, CommandStream,
+    Connection, Executor, FileSystem, IdentityStore, JoinStore, Layer, MetricsStore, OpContext, Provider,
+    Session,
 };
 pub use supervisor::{CommandHandle, Output, RunningCommand};
 #[cfg(feature = "local")]
-pub use sys::give_memory_back;
+pub use sys::{give_code_back, give_memory_back};
 pub use types::*;

@@ -6,9 +6,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use fleetcore::{
     CommandEvent, CommandFilter, CommandId, CommandSpec, CommandState, CommandStore, CommandStream,
     EndReason, ErrorKind, ExecCapabilities, Executor, ExitKind, ExitStatus, FileSystem, Fleet, FleetEvent,
-    FleetLimits, Offset, OnDrop, OpContext, Overflow, PtySize, Result, Session, SessionSpec, Signal,
+    FleetLimits, HostPort, Offset, OnDrop, OpContext, Overflow, PtySize, Result, Session, SessionSpec,
+    Signal,
     backends::local::{Local, LocalConfig},
-    raw::RawProcess,
+    raw::{BoxConnection, RawProcess},
     store::{
         memory::MemoryStore,
         sqlite::{SqliteConfig, SqliteStore},
@@ -263,6 +264,9 @@ impl Executor for Gated {
     }
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         self.host.files()
+    }
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        self.host.connect(cx, to).await
     }
 }
 

@@ -54,6 +54,7 @@ fn main() -> std::process::ExitCode {
         a_launch_past_its_limit_that_comes_up_is_adopted,
         a_launch_that_never_comes_up_is_purged_or_kept,
         a_launch_whose_daemon_died_is_found_again,
+        a_launch_is_followed_by_the_next_process,
         a_launch_that_was_refused_touches_nothing,
         a_caller_that_leaves_during_the_download_leaves_nothing,
         a_caller_that_leaves_later_leaves_nothing_either,
@@ -63,6 +64,7 @@ fn main() -> std::process::ExitCode {
         status_four_is_a_status_like_any_other,
         much_input_goes_through_files,
         commands_end_with_their_connection,
+        a_machine_without_python_runs_commands_and_takes_files,
         every_release_is_driven,
         the_stand_in_speaks_as_recorded,
         the_stand_in_relays_a_terminal,
@@ -307,8 +309,14 @@ async fn a_busy_daemon_does_not_delay_the_list() {
 async fn a_program_that_is_missing_says_what_to_do() {
     let multipass = Multipass::new(MultipassConfig::default().with_program("/no/such/multipass"));
     let error = multipass.list(&cx(), MachineFilter::default()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.context_value("hint").unwrap().contains("install"), "{error}");
+    // It is among the providers, with the reason, and is no failure of every list of machines.
+    let fleet = Fleet::builder().with_provider(Arc::new(multipass)).build();
+    let error = fleet.provider("multipass").unwrap().check(&cx()).await.unwrap_err();
+    assert!(error.message().contains("not installed"), "{error}");
+    let listing = fleet.machines(&cx(), &MachineFilter::default()).await.unwrap();
+    assert!(listing.machines.is_empty() && listing.failures.is_empty(), "{listing:?}");
 }
 
 async fn a_launch_past_its_limit_that_comes_up_is_adopted() {
@@ -342,6 +350,66 @@ async fn a_launch_whose_daemon_died_is_found_again() {
     let error = world.multipass.create(&cx(), spec("never")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert_eq!(error.context_value("outcome"), Some("nothing was made"), "{error}");
+}
+
+async fn a_launch_is_followed_by_the_next_process() {
+    let stand_in = StandIn::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("records.json");
+    let config = stand_in.config().with_records(&file);
+    stand_in.plan(json!([{"match": {"command": "launch"}, "boot_ms": 700}]));
+    let first = config.clone();
+    // A process that ends in the middle of a launch, as if by kill -9: what it began is not told.
+    let ended = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let multipass = Multipass::new(first);
+        runtime.block_on(async {
+            let (report, mut lines) = mpsc::channel(100);
+            let mut spec = spec("orphan");
+            spec.labels.insert("role".into(), "web".into());
+            tokio::spawn(async move { multipass.create(&cx().with_progress(report), spec).await });
+            while !lines.recv().await.unwrap().starts_with("Configuring") {}
+        });
+        runtime.shutdown_background();
+    });
+    ended.join().unwrap();
+    assert!(std::fs::read_to_string(&file).unwrap().contains("orphan"));
+
+    let world = World { stand_in, multipass: Multipass::new(config.clone()) };
+    let error = world.multipass.create(&cx(), spec("orphan")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error}");
+    let info = fleetcore_testkit::eventually("the machine is taken over", async || {
+        let id = MachineId::new("orphan").unwrap();
+        let info = world.multipass.info(&cx(), &id).await.ok()?;
+        (info.state == MachineState::Running && !info.labels.is_empty()).then_some(info)
+    })
+    .await;
+    assert_eq!(info.labels["role"], "web");
+    let settled = async || (!std::fs::read_to_string(&file).unwrap().contains("wanted")).then_some(());
+    fleetcore_testkit::eventually("its outcome is on record", settled).await;
+    assert_eq!((world.stand_in.called("launch"), world.stand_in.called("delete")), (1, 0));
+
+    // One whose caller had left is purged, but not long after: somebody may use it by then.
+    world.launch("left").await;
+    world.launch("old").await;
+    // A launch is told before it is struck off the record; that must not strike off what is written below.
+    fleetcore_testkit::eventually("their outcomes are on record", settled).await;
+    let (now, before) = (jiff::Timestamp::now(), "2020-01-01T00:00:00Z");
+    let launches = json!({
+        "left": { "since": now.to_string(), "wanted": false },
+        "old": { "since": before, "wanted": false },
+        "never": { "since": now.to_string(), "wanted": true },
+    });
+    let document = json!({ "version": 1, "machines": {}, "launches": launches });
+    std::fs::write(&file, document.to_string()).unwrap();
+    let unseen = Duration::from_millis(100);
+    let next = Multipass::new(config.with_launch_limits(LIMIT, LIMIT, unseen));
+    next.resume();
+    fleetcore_testkit::eventually("all outcomes are on record", settled).await;
+    let world = World { multipass: next, stand_in: world.stand_in };
+    let mut names = world.names().await;
+    names.sort();
+    assert_eq!(names, ["old", "orphan"]);
 }
 
 async fn a_launch_that_was_refused_touches_nothing() {
@@ -533,6 +601,59 @@ async fn commands_end_with_their_connection() {
     drop(command);
     handle.wait().await.unwrap();
     assert!(reader.await.unwrap().is_empty(), "nobody holds it open any more");
+}
+
+async fn a_machine_without_python_runs_commands_and_takes_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let world = World::new();
+    world.launch("bare").await;
+    // Before all others in the guest's PATH.
+    let bin = std::path::Path::new(&world.stand_in.config().env["FAKE_MULTIPASS_STATE"]).join("guest-bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    let missing = "#!/bin/sh\necho 'bash: line 1: python3: command not found' >&2\nexit 127\n";
+    std::fs::write(bin.join("python3"), missing).unwrap();
+    std::fs::set_permissions(bin.join("python3"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let machine = world.fleet().machine("multipass/bare").unwrap();
+    let run = async |spec: CommandSpec| machine.spawn(spec).await.unwrap().output().await.unwrap();
+
+    let out =
+        run(CommandSpec::shell("echo out; echo err >&2; echo \"$A\"; exit 4").with_env("A", "it's $(x)"))
+            .await;
+    assert_eq!((out.text().as_ref(), &*out.stderr), ("out\nit's $(x)\n", &b"err\n"[..]));
+    assert_eq!(out.status.kind, ExitKind::Code(4));
+    let out = run(CommandSpec::argv(["printf", "%s.", "a b", "", "'", "\n"]).with_cwd("/tmp")).await;
+    assert_eq!(out.text(), "a b..'.\n.");
+    let out = run(CommandSpec::shell("kill -9 $$")).await;
+    assert_eq!(out.status.kind, ExitKind::Signal(9));
+    let error = machine.spawn(CommandSpec::argv(["nosuch"])).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.context_value("program")),
+        (ErrorKind::NotFound, Some("nosuch")),
+        "{error}"
+    );
+    let error = machine.spawn(CommandSpec::argv(["true"]).with_cwd("/no/such")).await.unwrap_err();
+    assert_eq!((error.kind(), error.context_value("field")), (ErrorKind::NotFound, Some("cwd")), "{error}");
+
+    let much: String = (0..30_000).map(|n| format!("{n}\n")).collect();
+    let command = machine.spawn(CommandSpec::argv(["cat"]).with_stdin()).await.unwrap();
+    command.write_stdin(much.clone()).await.unwrap();
+    command.close_stdin().await;
+    assert!(command.output().await.unwrap().text() == much);
+
+    // A terminal, its size, and its end.
+    let script = "stty size; read x; echo got $x; exec sleep 1000";
+    let command =
+        machine.spawn(CommandSpec::shell(script).with_pty(PtySize { cols: 101, rows: 37 })).await.unwrap();
+    let mut stream = command.stream(Offset(0));
+    fleetcore_testkit::read_until(&mut stream, "37 101").await;
+    command.write_stdin("hello\n").await.unwrap();
+    fleetcore_testkit::read_until(&mut stream, "got hello").await;
+    command.cancel();
+    command.wait().await.unwrap();
+
+    let files = machine.files().await.unwrap();
+    files.write("note", much.clone(), fleetcore::WriteOptions::default()).await.unwrap();
+    assert!(files.read("note").await.unwrap() == much.as_bytes());
 }
 
 async fn every_release_is_driven() {

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use fleetcore::AgentId;
+use fleetcore::{AddressRule, AgentId};
 use secrecy::SecretString;
 
 use crate::parse;
@@ -50,6 +50,21 @@ impl AgentPlace {
     }
 }
 
+/// What an agent says of its host, and lets others do with it.
+#[derive(Args, Debug)]
+pub(crate) struct AgentOffer {
+    /// A label others can choose it by; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Let tunnels lead to this address: HOST:PORT, HOST:*, *:PORT or *; may be given more than once [default: this host
+    /// only]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) allow_tunnel: Vec<AddressRule>,
+    /// Refuse to read or write files outside of this directory; commands are not restricted
+    #[arg(long, value_name = "DIR")]
+    pub(crate) file_root: Option<PathBuf>,
+}
+
 /// The server is named by --server. The code is exchanged for a token first: the service definition holds no secret.
 #[derive(Args, Debug)]
 pub(crate) struct AgentInstall {
@@ -61,15 +76,8 @@ pub(crate) struct AgentInstall {
     /// Name of the agent [default: that of the host]
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<AgentId>,
-    /// A label others can choose it by; may be given more than once
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse::pair)]
-    pub(crate) label: Vec<(String, String)>,
-    /// Let tunnels lead to this address: HOST:PORT, HOST:* or * [default: this host only]
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) allow_tunnel: Vec<String>,
-    /// Refuse to read or write files outside of this directory; commands are not restricted
-    #[arg(long, value_name = "DIR")]
-    pub(crate) file_root: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) offer: AgentOffer,
     /// Run a service of the whole host as this user [default: root]
     #[arg(long, value_name = "USER", conflicts_with = "user")]
     pub(crate) run_as: Option<String>,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use fleetcore::{
-    AgentId, CommandStore as _, Error, Labels, Result,
+    AddressRules, AgentId, CommandStore as _, Error, Labels, Result,
     store::sqlite::{SqliteConfig, SqliteStore},
 };
 use fleetcore_http::{
@@ -105,18 +105,18 @@ pub(crate) async fn agent(mut args: Args, settings: &Settings) -> Outcome {
         tracing::warn!(commands = lost.len(), "commands did not survive the end of the agent before");
     }
     let records = Arc::new(BehindStore::new(store.clone()));
-    let fleet = serve::fleet(args.file_root.as_deref(), settings, &dir, records.clone())?.build();
+    let fleet = serve::fleet(args.offer.file_root.as_deref(), settings, &dir, records.clone())?.build();
     let mine = whoami(&args, &dir, settings).await?;
     let server = mine.server.clone();
     let mut labels = mine.labels;
-    labels.extend(args.label.iter().cloned());
+    labels.extend(args.offer.label.iter().cloned());
     let mut config = AgentConfig::new(server.clone(), mine.token)
         .with_id(mine.id)
         .with_labels(labels)
         .with_status(host_status())
         .with_reconnect(args.reconnect_first, args.reconnect_most);
-    if !args.allow_tunnel.is_empty() {
-        config = config.with_tunnels(args.allow_tunnel.clone());
+    if !args.offer.allow_tunnel.is_empty() {
+        config = config.with_tunnels(AddressRules::new(args.offer.allow_tunnel.clone()));
     }
     config.roots.extend(settings.certificates()?);
     let agent = Agent::new(config, fleet.clone(), Stores::new(store.clone()))?;

@@ -86,13 +86,13 @@ fn plan(args: &AgentInstall, dir: &Path, server: &str, settings: &Settings) -> R
     if let Some(file) = settings.certificate_file() {
         add("--cacert", absolute(file)?);
     }
-    for (key, value) in &args.label {
+    for (key, value) in &args.offer.label {
         add("--label", format!("{key}={value}"));
     }
-    for address in &args.allow_tunnel {
-        add("--allow-tunnel", address.clone());
+    for address in &args.offer.allow_tunnel {
+        add("--allow-tunnel", address.to_string());
     }
-    if let Some(root) = &args.file_root {
+    if let Some(root) = &args.offer.file_root {
         add("--file-root", absolute(root)?);
     }
     let system = is_system(&args.place);

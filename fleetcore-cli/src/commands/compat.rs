@@ -9,7 +9,7 @@ use std::{
 };
 
 use fleetcore::{
-    Error, ErrorKind, Fleet, IdentityStore as _, Result,
+    Error, ErrorKind, Fleet, FleetBuilder, IdentityStore as _, Result,
     backends::local::{Local, LocalConfig},
     layers::{CapabilityCheckLayer, TracingLayer},
     store::{
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::allow_many_files;
 use crate::{
     config::Settings,
-    error::{Failure, Outcome, note, stdout_failed},
+    error::{Outcome, note, stdout_failed},
     exit, render,
     signals::StopSignals,
 };
@@ -99,6 +99,8 @@ pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
         render::print(&format!("{line}\n"))?;
     }
     tracing::info!(address = %listener.local_addr(), dialect = dialect.name(), "serving");
+    // The originals are small programs; this one is not, but what it needed to start it need not keep.
+    fleetcore::give_code_back();
 
     let shutdown = CancellationToken::new();
     let mut running = std::pin::pin!(listener.run_alone(shutdown.clone()));
@@ -134,24 +136,27 @@ async fn stores(plan: &dyn Plan, dir: &Path) -> Result<Stores> {
     let store = SqliteStore::open(SqliteConfig::new(dir)).map_err(|e| {
         e.with_context("hint", "another server may run on this directory; choose one with --data-dir")
     })?;
-    store.prune_tokens(Timestamp::now()).await?;
-    Ok(Stores::new(Arc::new(store)))
+    let store = Arc::new(store);
+    let expired = store.clone();
+    // Nothing waits for it: tokens that have expired are refused all the same.
+    tokio::spawn(async move {
+        if let Err(error) = expired.prune_tokens(Timestamp::now()).await {
+            tracing::warn!(%error, "tokens that have expired stay in the store");
+        }
+    });
+    Ok(Stores::new(store))
 }
 
-/// Further listeners of a full server.
-pub(crate) struct Further(Vec<(&'static str, Listener)>);
+/// Listeners of `--compat NAME=ADDR` that were understood, before the fleet they share is built.
+pub(crate) struct Wanted(Vec<(&'static dyn Dialect, Box<dyn Plan>)>);
 
-/// Binds the listeners of `--compat NAME=ADDR`. Their settings come from the environment.
+/// Reads the `--compat NAME=ADDR` of a server. Their other settings come from the environment.
 ///
 /// # Errors
-/// `NotFound` for a name, `InvalidInput` for an address or a setting, those of listening.
-pub(crate) async fn further(
-    wanted: &[(String, String)],
-    app: &App,
-    data_dir: &Path,
-) -> std::result::Result<Further, Failure> {
-    let mut all = Vec::with_capacity(wanted.len());
-    for (name, address) in wanted {
+/// `NotFound` for a name, `InvalidInput` for an address or a setting.
+pub(crate) fn wanted(all: &[(String, String)]) -> Result<Wanted> {
+    let mut plans = Vec::with_capacity(all.len());
+    for (name, address) in all {
         let dialect = dialect(name)?;
         let listen: SocketAddr = address.parse().map_err(|_| {
             Error::invalid("compat", "NAME=ADDR:PORT, e.g. batwa-server=127.0.0.1:8000")
@@ -160,11 +165,34 @@ pub(crate) async fn further(
         let plan = dialect
             .parse(&call(name, Vec::new()).with_listen(listen))
             .map_err(|refusal| Error::new(ErrorKind::InvalidInput, refusal.text.trim().to_owned()))?;
-        let dir: PathBuf = data_dir.join(dialect.name());
-        all.push((dialect.name(), Listener::bind(plan, app.clone(), dir).await?));
+        plans.push((dialect, plan));
     }
-    Ok(Further(all))
+    Ok(Wanted(plans))
 }
+
+impl Wanted {
+    /// Adds the machines they bring.
+    pub(crate) fn add_to(&self, fleet: FleetBuilder) -> FleetBuilder {
+        let providers = self.0.iter().flat_map(|(_, plan)| plan.providers());
+        providers.fold(fleet, FleetBuilder::with_provider)
+    }
+
+    /// Binds them.
+    ///
+    /// # Errors
+    /// Those of listening, and of the dialects.
+    pub(crate) async fn bind(self, app: &App, data_dir: &Path) -> Result<Further> {
+        let mut all = Vec::with_capacity(self.0.len());
+        for (dialect, plan) in self.0 {
+            let dir: PathBuf = data_dir.join(dialect.name());
+            all.push((dialect.name(), Listener::bind(plan, app.clone(), dir).await?));
+        }
+        Ok(Further(all))
+    }
+}
+
+/// Further listeners of a full server.
+pub(crate) struct Further(Vec<(&'static str, Listener)>);
 
 impl Further {
     /// Lines for the operator: where each listens, and what has to be told once.

@@ -11,6 +11,7 @@ use fleetcore::{
 };
 use fleetcore_http::client::AttachEvent;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use tokio::task::JoinHandle;
 
 use crate::{
     control::{Control, Input, Ownership, Running},
@@ -110,22 +111,33 @@ pub(super) async fn watch(running: Running, stops: &mut StopSignals, quiet: bool
 pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool) -> Outcome {
     let Running { mut events, input } = running;
     let mut interrupted = false;
+    let mut writing = Writing::default();
     loop {
         tokio::select! {
-            event = events.next() => match event {
-                Some(event) => match show(event?, quiet) {
-                    Ok(None) => {}
-                    Ok(Some(code)) => return Ok(code),
-                    Err(failure) => {
-                        // Nobody reads any more: the command would run for nothing.
-                        let _ = input.cancel().await;
-                        return Err(failure);
-                    }
-                },
+            written = writing.done(), if writing.is_busy() => match written {
+                Ok(None) => {}
+                Ok(Some(code)) => return Ok(code),
+                Err(failure) => {
+                    // Nobody reads any more: the command would run for nothing.
+                    let _ = input.cancel().await;
+                    return Err(failure);
+                }
+            },
+            event = events.next(), if !writing.is_busy() => match event {
+                Some(event) => {
+                    let event = event?;
+                    writing.start(move || show(event, quiet));
+                }
                 None => return Err(Failure::Exec(ended_early())),
             },
             stop = stops.next() => match stop {
-                Stop::Interrupt if interrupted => send(&input, Signal::Kill, quiet).await,
+                Stop::Interrupt if interrupted => {
+                    send(&input, Signal::Kill, quiet).await;
+                    if writing.is_busy() {
+                        // Nobody reads any more.
+                        return Ok(stop.exit_code());
+                    }
+                }
                 Stop::Interrupt => {
                     interrupted = true;
                     send(&input, Signal::Interrupt, quiet).await;
@@ -136,6 +148,31 @@ pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool
                 }
             },
         }
+    }
+}
+
+/// Something that is written on a thread of its own: a reader that has stopped must not keep us from hearing signals.
+#[derive(Default)]
+pub(super) struct Writing<T = Option<u8>>(Option<JoinHandle<std::result::Result<T, Failure>>>);
+
+impl<T: Send + 'static> Writing<T> {
+    pub(super) fn is_busy(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Begins; the one before is done.
+    pub(super) fn start(&mut self, work: impl FnOnce() -> std::result::Result<T, Failure> + Send + 'static) {
+        self.0 = Some(tokio::task::spawn_blocking(work));
+    }
+
+    /// What came of it. Cancel-safe.
+    pub(super) async fn done(&mut self) -> std::result::Result<T, Failure> {
+        let Some(work) = &mut self.0 else { return std::future::pending().await };
+        let done = work.await;
+        self.0 = None;
+        done.unwrap_or_else(|e| {
+            Err(Failure::Error(Error::new(ErrorKind::Unexpected, "writing was aborted").with_source(e)))
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! `fleetcore run` on many targets: output as it comes, a summary at the end.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{self, Read as _, Seek as _, Write as _},
 };
 
@@ -16,7 +16,10 @@ use serde_json::json;
 use tempfile::SpooledTempFile;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{exec, run};
+use super::{
+    exec::{self, Writing},
+    run,
+};
 use crate::{
     cli::{Output, Run},
     config::Settings,
@@ -52,6 +55,8 @@ enum Piece {
     Group(SpooledTempFile),
     /// A remark for people.
     Note(String),
+    /// An event, as JSON.
+    Event(serde_json::Value),
 }
 
 /// Where and of what, then what.
@@ -116,6 +121,8 @@ struct View<'a> {
     readers: JoinSet<()>,
     said: mpsc::Sender<Said>,
     saying: mpsc::Receiver<Said>,
+    /// Our own events, two for each target at most.
+    events: VecDeque<serde_json::Value>,
     /// How each target ended, for the summary.
     failed: BTreeMap<String, String>,
     summary: Option<FanOutSummary>,
@@ -132,6 +139,7 @@ impl<'a> View<'a> {
             readers: JoinSet::new(),
             said,
             saying,
+            events: VecDeque::new(),
             failed: BTreeMap::new(),
             summary: None,
             problem: None,
@@ -149,8 +157,22 @@ impl<'a> View<'a> {
         let mut stopped: Option<Stop> = None;
         let mut text = Vec::new();
         let mut ended = None;
-        while ended.is_none() || !self.readers.is_empty() || !self.saying.is_empty() {
+        let mut printing = Writing::<()>::default();
+        let (json, quiet) = (self.json, self.settings.quiet);
+        while ended.is_none()
+            || !self.readers.is_empty()
+            || !self.saying.is_empty()
+            || !self.events.is_empty()
+            || printing.is_busy()
+        {
+            if !printing.is_busy()
+                && let Some(event) = self.events.pop_front()
+            {
+                let said = (String::new(), CommandId::generate(), Piece::Event(event));
+                printing.start(move || print(said, json, quiet));
+            }
             tokio::select! {
+                printed = printing.done(), if printing.is_busy() => printed?,
                 event = events.next(), if ended.is_none() => {
                     let event = event.ok_or_else(|| {
                         Failure::Exec(Error::new(ErrorKind::Unavailable, "the end of the commands was not seen"))
@@ -170,7 +192,9 @@ impl<'a> View<'a> {
                         _ => {}
                     }
                 }
-                Some(said) = self.saying.recv() => self.print(said)?,
+                Some(said) = self.saying.recv(), if !printing.is_busy() => {
+                    printing.start(move || print(said, json, quiet));
+                }
                 Some(_) = self.readers.join_next(), if !self.readers.is_empty() => {}
                 stop = stops.next() => {
                     if stopped.is_some() {
@@ -216,7 +240,7 @@ impl<'a> View<'a> {
         let command: Option<CommandId> = line.command.as_deref().and_then(|c| c.parse().ok());
         if state == "running" {
             if self.json {
-                self.json_line(&json!({ "event": "start", "target": name, "command": command }))?;
+                self.events.push_back(json!({ "event": "start", "target": name, "command": command }));
             }
             if let Some(id) = command {
                 let (said, group) = (self.said.clone(), self.group);
@@ -231,61 +255,18 @@ impl<'a> View<'a> {
             self.failed.insert(name.clone(), why(&line));
         }
         if self.json {
-            self.json_line(&json!({
+            self.events.push_back(json!({
                 "event": if state == "skipped" { "skipped" } else { "exit" }, "target": name, "command": command,
                 "state": state, "exit": line.exit, "error": line.error,
-            }))?;
+            }));
         }
         Ok(())
-    }
-
-    fn json_line(&self, value: &serde_json::Value) -> std::result::Result<(), Failure> {
-        render::print(&format!("{value}\n"))
-    }
-
-    fn print(&self, (target, command, piece): Said) -> std::result::Result<(), Failure> {
-        match piece {
-            Piece::Note(text) => {
-                note(self.settings.quiet, &format!("{target}: {text}"));
-                Ok(())
-            }
-            Piece::Line(channel, line) if self.json => {
-                let line = line.strip_suffix(b"\n").unwrap_or(&line);
-                let mut value =
-                    json!({ "event": "output", "target": target, "command": command, "channel": channel });
-                if let Some(fields) = value.as_object_mut() {
-                    match std::str::from_utf8(line) {
-                        Ok(text) => fields.insert("line".to_owned(), text.into()),
-                        Err(_) => fields.insert("base64".to_owned(), BASE64_STANDARD.encode(line).into()),
-                    };
-                }
-                self.json_line(&value)
-            }
-            Piece::Line(channel, line) => {
-                let mut text = format!("{target} | ").into_bytes();
-                text.extend_from_slice(&line);
-                exec::write(channel, &text)
-            }
-            Piece::Group(mut spool) => {
-                if !self.json {
-                    exec::write(Channel::Stdout, format!("==> {target} <==\n").as_bytes())?;
-                }
-                while let Some((channel, data)) = next_frame(&mut spool).map_err(stdout_failed)? {
-                    if self.json {
-                        self.print((target.clone(), command, Piece::Line(channel, data)))?;
-                    } else {
-                        exec::write(channel, &data)?;
-                    }
-                }
-                Ok(())
-            }
-        }
     }
 
     fn summarize(&self) -> std::result::Result<(), Failure> {
         let Some(sum) = self.summary else { return Ok(()) };
         if self.json {
-            return self.json_line(&json!({ "event": "summary", "summary": sum }));
+            return json_line(&json!({ "event": "summary", "summary": sum }));
         }
         if self.settings.quiet {
             return Ok(());
@@ -305,6 +286,51 @@ impl<'a> View<'a> {
         // Nobody left to tell when stderr is gone.
         let _ = io::stderr().lock().write_all(text.as_bytes());
         Ok(())
+    }
+}
+
+fn json_line(value: &serde_json::Value) -> std::result::Result<(), Failure> {
+    render::print(&format!("{value}\n"))
+}
+
+/// Prints one piece. Blocks while nobody reads.
+fn print((target, command, piece): Said, json: bool, quiet: bool) -> std::result::Result<(), Failure> {
+    match piece {
+        Piece::Event(value) => json_line(&value),
+        Piece::Note(text) => {
+            note(quiet, &format!("{target}: {text}"));
+            Ok(())
+        }
+        Piece::Line(channel, line) if json => {
+            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            let mut value =
+                json!({ "event": "output", "target": target, "command": command, "channel": channel });
+            if let Some(fields) = value.as_object_mut() {
+                match std::str::from_utf8(line) {
+                    Ok(text) => fields.insert("line".to_owned(), text.into()),
+                    Err(_) => fields.insert("base64".to_owned(), BASE64_STANDARD.encode(line).into()),
+                };
+            }
+            json_line(&value)
+        }
+        Piece::Line(channel, line) => {
+            let mut text = format!("{target} | ").into_bytes();
+            text.extend_from_slice(&line);
+            exec::write(channel, &text)
+        }
+        Piece::Group(mut spool) => {
+            if !json {
+                exec::write(Channel::Stdout, format!("==> {target} <==\n").as_bytes())?;
+            }
+            while let Some((channel, data)) = next_frame(&mut spool).map_err(stdout_failed)? {
+                if json {
+                    print((target.clone(), command, Piece::Line(channel, data)), json, quiet)?;
+                } else {
+                    exec::write(channel, &data)?;
+                }
+            }
+            Ok(())
+        }
     }
 }
 

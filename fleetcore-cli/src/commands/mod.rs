@@ -26,6 +26,7 @@ mod sessions;
 mod shell;
 mod targets;
 mod token;
+mod tunnel;
 mod user;
 
 use crate::{
@@ -71,6 +72,7 @@ async fn verb(verb: Verb, settings: &Settings) -> Outcome {
         Verb::Kill(args) => kill::kill(args, settings).await,
         Verb::Cp(args) => cp::cp(args, settings).await,
         Verb::Ls(args) => ls::ls(args, settings).await,
+        Verb::Tunnel(args) => tunnel::tunnel(args, settings).await,
         Verb::Targets => targets::targets(settings).await,
         Verb::Machines(args) => machines::machines(args, settings).await,
         Verb::Providers => machines::providers(settings).await,

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
-    AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
+    AddressRules, AuditStore, CommandStore, Error, Fleet, FleetBuilder, IdentityStore, Result,
     backends::local::{CgroupMode, Local, LocalConfig},
     layers::{CapabilityCheckLayer, MetricsLayer, TracingLayer},
     store::sqlite::{SqliteConfig, SqliteStore},
@@ -51,22 +51,22 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
 
     allow_many_files();
     let config = config(&args, settings.serve.clone())?;
+    let dialects = compat::wanted(&args.compat)?;
     let keep = keep(&args, &settings.keep);
     let store = Arc::new(open_store(&keep, settings).await?);
     let certificate = config.tls.as_ref().map(|tls| tls.cert.clone());
     let password = ensure_admin(&*store, first_password(args.admin_password_file.as_deref())?).await?;
-    let joining = joining(&args, store.clone())?;
+    let joining = joining(&args, store.clone()).await?;
     let agents = agents(&args, store.clone(), joining.clone()).await?;
     let stores = Stores::new(store.clone())
         .with_agents(agents.clone())
         .with_joining(joining)
         .with_metrics(store.clone());
-    let fleet = fleet(args.file_root.as_deref(), settings, &settings.data_dir, store.clone())?
-        .with_agents(Arc::new(agents))
-        .build();
+    let fleet = fleet(args.file_root.as_deref(), settings, &settings.data_dir, store.clone())?;
+    let fleet = dialects.add_to(fleet).with_agents(Arc::new(agents)).build();
     let server = Server::bind(config, fleet, stores).await?;
     let (url, address) = (server.url(), server.local_addr());
-    let further = compat::further(&args.compat, server.app(), &settings.data_dir).await?;
+    let further = dialects.bind(server.app(), &settings.data_dir).await?;
 
     // The first line is the address, for programs that start us on port 0.
     render::print(&format!("{url}\n"))?;
@@ -168,13 +168,13 @@ pub(super) fn fleet(
 }
 
 /// Who may connect: those who joined, and those whose tokens are given.
-fn joining(args: &Serve, store: Arc<SqliteStore>) -> Result<Joining> {
+async fn joining(args: &Serve, store: Arc<SqliteStore>) -> Result<Joining> {
     let tokens = AgentTokens::new();
     for (id, file) in &args.agent_token_file {
         let token = agent::token(file)?;
         tokens.allow(id.clone(), Sha256::digest(token.expose_secret().as_bytes()).into());
     }
-    Ok(Joining::new(store).with_tokens(tokens))
+    Joining::new(store).with_tokens(tokens).await
 }
 
 /// The agents.
@@ -196,6 +196,9 @@ fn config(args: &Serve, mut config: ServerConfig) -> Result<ServerConfig> {
     }
     if !args.allow_host.is_empty() {
         config.allowed_hosts.clone_from(&args.allow_host);
+    }
+    if !args.allow_tunnel.is_empty() {
+        config.allow_tunnel = AddressRules::new(args.allow_tunnel.clone());
     }
     config.ui_dir = args.ui_dir.clone().or(config.ui_dir);
     config.metrics_public |= args.metrics_public;

@@ -10,7 +10,7 @@ pub(super) const UNIT: &str = "fleetcore-agent";
 pub(super) const LABEL: &str = "dev.fleetcore.agent";
 
 /// Exit codes after which a new start would not help: bad settings (64), put out by the server because another agent
-/// has the name or because it was removed (75), a token that cannot be read (77).
+/// has the name (75), removed from the server or a token that is not known there or cannot be read (77).
 const FINAL: &str = "64 75 77";
 
 /// What to run, and how.

@@ -8,8 +8,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    ByteStream, CommandEvent, CommandFilter, CommandHandle, CommandId, CommandSpec, CommandStore, Error,
-    ErrorKind, Executor, Fleet, Offset, OnDrop, OpContext, PtySize, Result, SessionId, Signal, Target,
+    BoxConnection, ByteStream, CommandEvent, CommandFilter, CommandHandle, CommandId, CommandSpec,
+    CommandStore, Error, ErrorKind, Executor, Fleet, FleetBuilder, HostPort, Offset, OnDrop, OpContext,
+    PtySize, Result, SessionId, Signal, Target,
     backends::local::{Local, LocalConfig},
     store::sqlite::{SqliteConfig, SqliteStore},
 };
@@ -33,15 +34,25 @@ pub(super) struct LocalControl {
 pub(super) type Children = Arc<Mutex<HashMap<CommandId, CommandHandle>>>;
 
 impl LocalControl {
-    /// A fleet of this host. Records go to the data directory when nobody else has it.
-    pub(super) async fn open(settings: &Settings) -> Result<Self> {
+    fn builder(settings: &Settings) -> Result<FleetBuilder> {
         let host: Arc<dyn Executor> = Arc::new(Local::new(LocalConfig::default()));
         let fleet = Fleet::builder().with_host(host);
-        let builder = providers::add(fleet, settings, &settings.data_dir, |said| {
+        providers::add(fleet, settings, &settings.data_dir, |said| {
             if settings.verbose > 0 {
                 note(settings.quiet, said);
             }
-        })?;
+        })
+    }
+
+    /// A fleet of this host that keeps no records.
+    pub(super) fn unrecorded(settings: &Settings) -> Result<Self> {
+        let fleet = Self::builder(settings)?.build();
+        Ok(Self { fleet, children: Children::default(), stored: false })
+    }
+
+    /// A fleet of this host. Records go to the data directory when nobody else has it.
+    pub(super) async fn open(settings: &Settings) -> Result<Self> {
+        let builder = Self::builder(settings)?;
         let store = match SqliteStore::open(SqliteConfig::new(&settings.data_dir)) {
             Ok(store) => {
                 // We alone have the directory, so whatever is said to run has lost its process.
@@ -177,6 +188,18 @@ impl Control for LocalControl {
 
     async fn files(&self, target: &Target) -> Result<FileEnd> {
         self.fleet.target(target)?.files().await.map(FileEnd::Here)
+    }
+
+    async fn can_connect(&self, target: &Target) -> Result<()> {
+        let executor = self.fleet.target(target)?.executor(&OpContext::default()).await?;
+        if executor.capabilities().connect {
+            return Ok(());
+        }
+        Err(Error::unsupported("tunnel").with_context("target", target))
+    }
+
+    async fn connect(&self, target: &Target, to: &HostPort) -> Result<BoxConnection> {
+        self.fleet.target(target)?.connect(to).await
     }
 
     fn is_server(&self) -> bool {

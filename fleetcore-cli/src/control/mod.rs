@@ -10,8 +10,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Offset, PtySize, Result, SessionId,
-    Signal, Target,
+    BoxConnection, ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, HostPort, Offset,
+    PtySize, Result, SessionId, Signal, Target,
 };
 use fleetcore_http::client::{
     AttachEvent,
@@ -106,6 +106,10 @@ pub(crate) trait Control: MachineControl {
     async fn close_session(&self, id: &SessionId) -> Result<()>;
     /// Files of a target.
     async fn files(&self, target: &Target) -> Result<FileEnd>;
+    /// Whether connections can be made through a target, as far as can be told without making one.
+    async fn can_connect(&self, target: &Target) -> Result<()>;
+    /// Connects to an address as seen from a target.
+    async fn connect(&self, target: &Target, to: &HostPort) -> Result<BoxConnection>;
     /// Whether this is a server, which keeps what is left to it.
     fn is_server(&self) -> bool;
     /// Ends what this process still owns.
@@ -119,6 +123,17 @@ pub(crate) trait Control: MachineControl {
 pub(crate) async fn open(settings: &Settings) -> Result<Box<dyn Control>> {
     Ok(match settings.place()? {
         Place::Here => Box::new(local::LocalControl::open(settings).await?),
+        Place::Server(client) => Box::new(remote::RemoteControl::new(client)),
+    })
+}
+
+/// As [`open`], but leaves the data directory to others: for what runs long and is not recorded.
+///
+/// # Errors
+/// Those of the settings.
+pub(crate) async fn open_unrecorded(settings: &Settings) -> Result<Box<dyn Control>> {
+    Ok(match settings.place()? {
+        Place::Here => Box::new(local::LocalControl::unrecorded(settings)?),
         Place::Server(client) => Box::new(remote::RemoteControl::new(client)),
     })
 }

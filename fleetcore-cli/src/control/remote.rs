@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, Offset, PtySize, Result, SessionId,
-    Signal, Target,
+    BoxConnection, ByteStream, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, HostPort, Offset,
+    PtySize, Result, SessionId, Signal, Target,
 };
 use fleetcore_http::client::{
     AttachInput, AttachOptions, Attachment, Client, Transport,
@@ -135,6 +135,18 @@ impl Control for RemoteControl {
 
     async fn files(&self, target: &Target) -> Result<FileEnd> {
         Ok(FileEnd::Server(self.client.files(target)))
+    }
+
+    async fn can_connect(&self, target: &Target) -> Result<()> {
+        // One that is away now may be back for the first connection.
+        match self.client.target(target).await?.capabilities {
+            Some(can) if !can.connect => Err(Error::unsupported("tunnel").with_context("target", target)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn connect(&self, target: &Target, to: &HostPort) -> Result<BoxConnection> {
+        Ok(Box::new(self.client.connect(target, to).await?))
     }
 
     fn is_server(&self) -> bool {

@@ -133,6 +133,12 @@ impl Server {
         signal_child(&self.child, signal);
     }
 
+    /// Ends it without warning.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// SIGTERM, then the exit code.
     pub(crate) fn stop(mut self) -> i32 {
         self.signal(rustix::process::Signal::TERM);

@@ -210,6 +210,10 @@ scoped!(
     CanMachines, Machines
 );
 scoped!(
+    /// May connect to addresses that targets can reach.
+    CanTunnel, Tunnels
+);
+scoped!(
     /// May manage people and read the audit log.
     CanAdmin, Admin
 );

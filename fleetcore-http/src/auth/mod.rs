@@ -15,7 +15,8 @@ pub use login::ensure_admin;
 pub(crate) use csrf::called_as;
 pub(crate) use csrf::{check_origin, host_allowed};
 pub(crate) use extract::{
-    Actor, Audit, AuditSlot, CanAdmin, CanFiles, CanMachines, CanRead, CanRun, Optional, StreamPass,
+    Actor, Audit, AuditSlot, CanAdmin, CanFiles, CanMachines, CanRead, CanRun, CanTunnel, Optional,
+    StreamPass,
 };
 pub(crate) use limits::{Permit, Quotas};
 pub(crate) use login::{COOKIE, LoginLimiter, check_new_password, clear_cookie, log_in, login_cookie};

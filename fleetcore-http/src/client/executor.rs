@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
     Channel, CommandEvent, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Executor, ExitKind,
-    FileSystem, Io, OpContext, Overflow, PtySize, Result, Session, SessionSpec, Signal, Target,
-    raw::{ProcessControl, RawProcess},
+    FileSystem, HostPort, Io, OpContext, Overflow, PtySize, Result, Session, SessionSpec, Signal, Target,
+    raw::{BoxConnection, ProcessControl, RawProcess},
 };
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{mpsc, oneshot};
@@ -160,6 +160,11 @@ impl Executor for RemoteExecutor {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Ok(Arc::new(self.client.files(&self.target)))
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        let stream = cx.guard("client.connect", self.client.connect(&self.target, to)).await?;
+        Ok(Box::new(stream))
     }
 }
 

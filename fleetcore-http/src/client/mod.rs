@@ -22,6 +22,7 @@ mod resume;
 mod routes;
 mod sessions;
 mod sse;
+mod tunnel;
 pub mod wire;
 
 pub use agents::MetricsQuery;
@@ -34,3 +35,4 @@ pub use files::{RemoteFiles, Tail};
 pub use machines::parse_problem;
 pub use output::{OutputStream, Transport};
 pub use resume::ReconnectPolicy;
+pub use tunnel::TunnelStream;

@@ -1,9 +1,9 @@
 //! What a dialect is to those who start it.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::Router;
-use fleetcore::Result;
+use fleetcore::{Provider, Result};
 use futures::future::BoxFuture;
 
 use crate::{App, ServerConfig};
@@ -93,6 +93,11 @@ pub trait Plan: fmt::Debug + Send {
     fn data_dir(&self) -> Option<PathBuf>;
     /// Whether people, tokens and deeds have to outlive the process.
     fn keeps_records(&self) -> bool;
+    /// Machines it brings into the fleet it will run in, which has to be built with them. They show nothing before the
+    /// start.
+    fn providers(&self) -> Vec<Arc<dyn Provider>> {
+        Vec::new()
+    }
     /// Starts it. Background work belongs to `host.app` and ends when that stops.
     fn start(self: Box<Self>, host: Host) -> BoxFuture<'static, Result<Service>>;
 }

@@ -1,6 +1,10 @@
 //! Who an agent is.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -59,9 +63,14 @@ impl AgentTokens {
         self.0.read().values().any(|a| a == agent)
     }
 
-    /// Forgets all tokens of an agent.
-    pub fn revoke(&self, agent: &AgentId) {
-        self.0.write().retain(|_, a| a != agent);
+    /// Forgets all tokens of an agent; gives their hashes.
+    pub fn revoke(&self, agent: &AgentId) -> Vec<[u8; 32]> {
+        self.0.write().extract_if(|_, a| a == agent).map(|(hash, _)| hash).collect()
+    }
+
+    /// Forgets the tokens with these hashes; gives whose they were.
+    pub(super) fn forget(&self, hashes: &HashSet<[u8; 32]>) -> Vec<AgentId> {
+        self.0.write().extract_if(|hash, _| hashes.contains(hash)).map(|(_, agent)| agent).collect()
     }
 }
 
@@ -93,7 +102,8 @@ mod tests {
         for wrong in ["", "fca_", &secret.expose_secret()[1..]] {
             assert_eq!(tokens.verify(wrong).await.unwrap_err().kind(), ErrorKind::Unauthenticated);
         }
-        tokens.revoke(&id);
+        assert_eq!(tokens.revoke(&id).len(), 1);
+        assert_eq!(tokens.revoke(&id).len(), 0);
         assert!(tokens.verify(secret.expose_secret()).await.is_err());
     }
 }

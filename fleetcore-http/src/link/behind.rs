@@ -1,19 +1,27 @@
 //! Records that are written while the command is already at work.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fleetcore::{
     CommandFilter, CommandId, CommandRecord, CommandStore, Error, ErrorKind, Offset, OutputChunk, RequestKey,
     Result, StateChange,
 };
-use futures::stream::BoxStream;
+use futures::{future::join_all, stream::BoxStream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 /// Writes that may wait; then callers do.
 const QUEUE: usize = 1024;
+/// How long a record waits for more to write: most commands are short, and one write is as good as three.
+const LINGER: Duration = Duration::from_millis(5);
 
 tokio::task_local! {
     /// Set around a start whose id cannot have been used before.
@@ -34,9 +42,11 @@ pub(super) async fn fresh<F: Future>(work: F) -> F::Output {
 pub struct BehindStore {
     inner: Arc<dyn CommandStore>,
     jobs: mpsc::Sender<Job>,
-    /// Records that have not settled, as they will be once everything is written.
-    live: Arc<Mutex<HashMap<CommandId, CommandRecord>>>,
+    live: Live,
 }
+
+/// Records that have not settled or are not written, as they will be once everything is written.
+type Live = Arc<Mutex<HashMap<CommandId, CommandRecord>>>;
 
 enum Job {
     Insert(Box<CommandRecord>),
@@ -51,19 +61,87 @@ impl fmt::Debug for BehindStore {
     }
 }
 
-async fn write(inner: Arc<dyn CommandStore>, mut jobs: mpsc::Receiver<Job>) {
-    while let Some(job) = jobs.recv().await {
-        let (id, written) = match job {
-            Job::Insert(record) => (record.id, inner.insert(*record).await),
-            Job::Change(id, revision, change) => (id, inner.transition(id, revision, change).await.map(drop)),
-            Job::Reached(reached) => {
-                // Whoever asked may have left.
-                let _ = reached.send(());
-                continue;
+/// Takes what there is and what comes soon after, unless somebody waits; `false` at the end.
+async fn gather(jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) -> bool {
+    if jobs.recv_many(batch, QUEUE).await == 0 {
+        return false;
+    }
+    let mut soon = pin!(tokio::time::sleep(LINGER));
+    while batch.len() < QUEUE && !batch.iter().any(|job| matches!(job, Job::Reached(_))) {
+        tokio::select! {
+            more = jobs.recv_many(batch, QUEUE) => if more == 0 { break },
+            () = &mut soon => break,
+        }
+    }
+    true
+}
+
+/// What is to be written of one command.
+#[derive(Default)]
+struct Pending {
+    insert: Option<Box<CommandRecord>>,
+    changes: Vec<(u64, StateChange)>,
+}
+
+impl Pending {
+    /// A change of a record that is not written yet becomes part of it.
+    fn change(&mut self, revision: u64, change: StateChange) {
+        if let Some(record) = &mut self.insert
+            && record.revision == revision
+            && let Ok(next) = record.apply(&change)
+        {
+            **record = next;
+        } else {
+            self.changes.push((revision, change));
+        }
+    }
+
+    async fn write(self, inner: &dyn CommandStore, id: CommandId) -> Result<()> {
+        if let Some(record) = self.insert {
+            inner.insert(*record).await?;
+        }
+        for (revision, change) in self.changes {
+            inner.transition(id, revision, change).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn write(inner: Arc<dyn CommandStore>, mut jobs: mpsc::Receiver<Job>, live: Live) {
+    let mut batch = Vec::new();
+    while gather(&mut jobs, &mut batch).await {
+        let (mut pending, mut waiting) = (HashMap::<CommandId, Pending>::new(), Vec::new());
+        for job in batch.drain(..) {
+            match job {
+                Job::Insert(record) => {
+                    let id = record.id;
+                    pending.entry(id).or_default().insert = Some(record);
+                }
+                Job::Change(id, revision, change) => {
+                    pending.entry(id).or_default().change(revision, change);
+                }
+                // What came after it is written a little early.
+                Job::Reached(reached) => waiting.push(reached),
             }
-        };
-        if let Err(error) = written {
-            tracing::error!(command = %id, %error, "the record could not be written; the server has its own");
+        }
+        // All at once: the store makes one transaction of it.
+        let inner = &inner;
+        let writing = pending.into_iter().map(|(id, pending)| async move {
+            if let Err(error) = pending.write(&**inner, id).await {
+                tracing::error!(command = %id, %error, "the record could not be written; the server has its own");
+            }
+            id
+        });
+        for id in join_all(writing).await {
+            if let Entry::Occupied(record) = live.lock().entry(id)
+                && record.get().state.is_settled()
+            {
+                record.remove();
+            }
+        }
+        for reached in waiting {
+            // Whoever asked may have left.
+            let _ = reached.send(());
         }
     }
 }
@@ -72,8 +150,9 @@ impl BehindStore {
     /// Writes to `inner`. Needs a runtime.
     pub fn new(inner: Arc<dyn CommandStore>) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write(Arc::clone(&inner), queue));
-        Self { inner, jobs, live: Arc::default() }
+        let live = Live::default();
+        tokio::spawn(write(Arc::clone(&inner), queue, Arc::clone(&live)));
+        Self { inner, jobs, live }
     }
 
     async fn put(&self, job: Job) -> Result<()> {
@@ -124,11 +203,7 @@ impl CommandStore for BehindStore {
             match live.get(&id) {
                 Some(record) if record.revision == revision => {
                     let next = record.apply(&change)?;
-                    if next.state.is_settled() {
-                        live.remove(&id);
-                    } else {
-                        live.insert(id, next.clone());
-                    }
+                    live.insert(id, next.clone());
                     Some(next)
                 }
                 _ => None,
@@ -203,6 +278,28 @@ mod tests {
         assert_eq!(store.get(id).await.unwrap(), ended);
         store.flush().await;
         assert_eq!(inner.get(id).await.unwrap(), ended);
+    }
+
+    #[tokio::test]
+    async fn a_short_command_is_written_once() {
+        let inner = Arc::new(MemoryStore::new());
+        let store = BehindStore::new(inner.clone());
+        let mut ids = vec![];
+        for _ in 0..50 {
+            let record = record();
+            ids.push(record.id);
+            fresh(store.insert(record.clone())).await.unwrap();
+            store.transition(record.id, 1, StateChange::to(CommandState::Running)).await.unwrap();
+            let end = StateChange::ended(ExitStatus::new(ExitKind::Code(0)), Offset(0));
+            store.transition(record.id, 2, end).await.unwrap();
+        }
+        store.flush().await;
+        assert!(store.live.lock().is_empty(), "what is written is not kept");
+        for id in ids {
+            let record = inner.get(id).await.unwrap();
+            assert_eq!((record.state, record.revision), (CommandState::Succeeded, 3));
+            assert!(record.started_at.is_some() && record.ended_at.is_some());
+        }
     }
 
     #[tokio::test]

@@ -3,19 +3,24 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use fleetcore::{
-    AgentId, CommandFilter, CommandId, CommandState, Error, ErrorKind, Fleet, Json, Labels, OpContext, Result,
+    AddressRules, AgentId, CommandFilter, CommandId, CommandState, Error, ErrorKind, Fleet, Json, Labels,
+    OpContext, Result,
 };
 use futures::{StreamExt as _, stream::SplitStream};
+use jiff::Timestamp;
 use rand::Rng as _;
 use reqwest::Upgraded;
 use secrecy::SecretString;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ahead::ReadAhead,
     mux::Mux,
-    protocol::{FromAgent, FromServer, Hello, ProviderInfo, Refusal, SUBPROTOCOL, VERSION, encode},
+    protocol::{
+        DEAD_TOKEN, FromAgent, FromServer, Hello, ProviderInfo, Refusal, SUBPROTOCOL, VERSION, encode,
+    },
     pump::{self, Incoming},
     serve::Work,
 };
@@ -46,8 +51,8 @@ pub struct AgentConfig {
     pub id: Option<AgentId>,
     /// Its labels.
     pub labels: Labels,
-    /// Addresses that tunnels may lead to: `host:port`, `host:*` or `*`. Default: this host only.
-    pub tunnels: Vec<String>,
+    /// Addresses that tunnels may lead to. Default: this host only.
+    pub tunnels: AddressRules,
     /// Certificates (PEM) to trust besides those of the system.
     pub roots: Vec<Vec<u8>>,
     /// Measurements for heartbeats.
@@ -75,7 +80,7 @@ impl AgentConfig {
             token,
             id: None,
             labels: Labels::new(),
-            tunnels: ["localhost:*", "127.0.0.1:*", "::1:*"].map(str::to_owned).to_vec(),
+            tunnels: AddressRules::default(),
             roots: vec![],
             status: None,
             reconnect_first: Duration::from_secs(1),
@@ -99,7 +104,7 @@ impl AgentConfig {
 
     /// Sets where tunnels may lead.
     #[must_use]
-    pub fn with_tunnels(mut self, allowed: Vec<String>) -> Self {
+    pub fn with_tunnels(mut self, allowed: AddressRules) -> Self {
         self.tunnels = allowed;
         self
     }
@@ -125,7 +130,9 @@ impl AgentConfig {
 pub enum AgentEnd {
     /// It was told to.
     Stopped,
-    /// The server does not want it any more: another agent has its name, it was removed, or the versions do not match.
+    /// The server does not want it any more: another agent has its name (`Conflict`), it was removed or its token is not
+    /// known there (`Unauthenticated`), the versions do not match (`Unsupported`), or it is not the agent the token is
+    /// for (`InvalidInput`).
     Refused(Error),
 }
 
@@ -218,6 +225,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.instance.clone(),
             epoch: memory.epoch,
+            now: Some(Timestamp::now()),
             exec,
             machines: fleetcore::MachineCapabilities::default(),
             providers: providers
@@ -251,9 +259,18 @@ impl Agent {
         let dialling = self.client.websocket("agent.link", &["api", "v1", "link"], &[], SUBPROTOCOL, config);
         let socket = match stop.run_until_cancelled(dialling).await {
             None => return Ended::Stopped,
+            Some(Err(error)) if error.context_value(DEAD_TOKEN).is_some() => {
+                return Ended::Refused(error.with_context(
+                    "hint",
+                    "the agent was removed from the server or its token was replaced; let it join anew",
+                ));
+            }
             Some(Err(error)) => return Ended::Broke(error, false),
             Some(Ok(socket)) => socket,
         };
+        // Nothing has been read yet: the server waits for the hello.
+        let io = ReadAhead::new(socket.into_inner());
+        let socket = WebSocketStream::from_raw_socket(io, Role::Client, Some(config)).await;
         let (sink, source) = socket.split();
         let mux = Mux::new(2, STREAMS_MAX);
         if let Err(error) = mux.send_text(encode(&self.hello(memory).await)) {
@@ -288,7 +305,7 @@ impl Agent {
     async fn talk(
         &self,
         memory: &mut Memory,
-        mut source: SplitStream<WebSocketStream<Upgraded>>,
+        mut source: SplitStream<WebSocketStream<ReadAhead<Upgraded>>>,
         mux: &Mux,
     ) -> Ended {
         let first = match pump::read(&mut source, WELCOME_LIMIT).await {
@@ -352,7 +369,9 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 
 fn refused(reason: Refusal, message: String, welcomed: bool) -> Ended {
     let kind = match reason {
-        Refusal::Fenced | Refusal::Removed => ErrorKind::Conflict,
+        Refusal::Fenced => ErrorKind::Conflict,
+        // As at the next try to connect.
+        Refusal::Removed => ErrorKind::Unauthenticated,
         Refusal::Version => ErrorKind::Unsupported,
         Refusal::Malformed => ErrorKind::InvalidInput,
         _ => ErrorKind::Unavailable,

@@ -10,7 +10,7 @@ use fleetcore::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::frame::PAYLOAD_MAX;
+use super::frame::{Message, PAYLOAD_MAX};
 use crate::{client::problem, error::Problem};
 
 /// Most output in one message; the header comes on top.
@@ -219,11 +219,11 @@ impl Fields {
     }
 }
 
-fn message(kind: u8, size: usize, fill: impl FnOnce(&mut BytesMut)) -> Bytes {
-    let mut out = BytesMut::with_capacity(1 + size);
-    out.put_u8(kind);
-    fill(&mut out);
-    out.freeze()
+fn message(kind: u8, size: usize, fill: impl FnOnce(&mut BytesMut)) -> Message {
+    let mut message = Message::with_capacity(1 + size);
+    message.payload().put_u8(kind);
+    fill(message.payload());
+    message
 }
 
 impl Purpose {
@@ -234,7 +234,7 @@ impl Purpose {
 }
 
 impl FromAgent {
-    pub(super) fn encode(self) -> Bytes {
+    pub(super) fn encode(self) -> Message {
         match self {
             Self::Started => message(1, 0, |_| ()),
             Self::Refused(error) => {
@@ -317,7 +317,7 @@ mod tests {
     use fleetcore::ExitKind;
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::frame::HEADER, *};
 
     proptest! {
         #[test]
@@ -341,7 +341,7 @@ mod tests {
             FromAgent::Answer(None),
         ] {
             let sent = format!("{message:?}").replace("not_found:", "not_found at agent.spawn:");
-            let again = FromAgent::decode(message.encode()).unwrap();
+            let again = FromAgent::decode(message.encode().payload().split_off(HEADER).freeze()).unwrap();
             assert_eq!(format!("{again:?}"), sent);
         }
     }

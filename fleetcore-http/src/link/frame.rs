@@ -16,6 +16,46 @@ pub(super) const HEADER: usize = 5;
 /// Longest payload.
 pub(super) const PAYLOAD_MAX: usize = 256 << 10;
 
+/// What a stream sends at once, with room for the header in front: it is put together once and not copied again.
+#[derive(Debug)]
+pub(super) struct Message(BytesMut);
+
+impl Message {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        let mut room = BytesMut::with_capacity(HEADER + bytes);
+        room.put_bytes(0, HEADER);
+        Self(room)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len() - HEADER
+    }
+
+    /// Where the payload is added.
+    pub(super) fn payload(&mut self) -> &mut BytesMut {
+        &mut self.0
+    }
+
+    /// As the data of a stream.
+    pub(super) fn into_frame(mut self, stream: u32) -> Bytes {
+        let mut header: &mut [u8] = self.0.as_mut();
+        header.put_u8(DATA);
+        header.put_u32(stream);
+        self.0.freeze()
+    }
+}
+
+impl From<&[u8]> for Message {
+    fn from(payload: &[u8]) -> Self {
+        let mut message = Self::with_capacity(payload.len());
+        message.0.put_slice(payload);
+        message
+    }
+}
+
+/// Kind of a frame with data.
+const DATA: u8 = 2;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
     Open(u32, Bytes),
@@ -29,7 +69,7 @@ impl Frame {
     pub(super) fn encode(&self) -> Bytes {
         let (kind, stream, payload): (u8, u32, &[u8]) = match self {
             Self::Open(id, payload) => (1, *id, &payload[..]),
-            Self::Data(id, payload) => (2, *id, &payload[..]),
+            Self::Data(id, payload) => (DATA, *id, &payload[..]),
             Self::Credit(id, _) => (3, *id, &[]),
             Self::End(id) => (4, *id, &[]),
             Self::Reset(id) => (5, *id, &[]),
@@ -54,7 +94,7 @@ impl Frame {
         let id = u32::from_be_bytes([a, b, c, d]);
         match (kind, payload.len()) {
             (1, _) => Some(Self::Open(id, payload)),
-            (2, 1..) => Some(Self::Data(id, payload)),
+            (DATA, 1..) => Some(Self::Data(id, payload)),
             (3, 4) => Some(Self::Credit(id, u32::from_be_bytes(payload[..].try_into().ok()?))),
             (4, 0) => Some(Self::End(id)),
             (5, 0) => Some(Self::Reset(id)),
@@ -84,6 +124,13 @@ mod tests {
         #[test]
         fn frames_round_trip(frame in any_frame()) {
             prop_assert_eq!(Frame::decode(frame.encode()), Some(frame));
+        }
+
+        #[test]
+        fn a_message_becomes_the_frame_it_stands_for(id in any::<u32>(), data in prop::collection::vec(any::<u8>(), 1..300)) {
+            let message = Message::from(&data[..]);
+            prop_assert_eq!(message.len(), data.len());
+            prop_assert_eq!(message.into_frame(id), Frame::Data(id, data.into()).encode());
         }
 
         #[test]

@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use fleetcore::{
-    AgentDirectory, AgentId, AgentRegistry, Error, ErrorKind, Executor, Labels, MachineId, MachineInfo,
-    MachineState, OpContext, Provider, Result, Target, TargetInfo,
+    AgentDirectory, AgentId, AgentRegistry, Error, ErrorKind, Executor, HostPort, Labels, MachineId,
+    MachineInfo, MachineState, OpContext, Provider, Result, Target, TargetInfo,
 };
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -231,7 +231,7 @@ impl AgentHub {
     /// `PermissionDenied` when the agent does not allow it.
     pub async fn tunnel(&self, agent: &AgentId, host: &str, port: u16) -> Result<super::StreamIo> {
         let agent = self.find(agent)?;
-        tunnel::open(&agent, host, port).await
+        tunnel::open(&agent, &HostPort::new(host, port)?).await
     }
 }
 

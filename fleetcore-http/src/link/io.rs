@@ -58,7 +58,7 @@ impl AsyncWrite for StreamIo {
         }
         ready!(self.stream.poll_room(cx)).map_err(broken)?;
         let part = buf.get(..buf.len().min(MESSAGE_BYTES)).unwrap_or_default();
-        self.stream.push(Bytes::copy_from_slice(part));
+        self.stream.push(part.into());
         Poll::Ready(Ok(part.len()))
     }
 

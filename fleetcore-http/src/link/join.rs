@@ -79,11 +79,17 @@ impl Joining {
         Self { store, fixed: AgentTokens::new() }
     }
 
-    /// Also lets these in.
-    #[must_use]
-    pub fn with_tokens(mut self, fixed: AgentTokens) -> Self {
+    /// Also lets these in, except those of agents that were put out: a token that was [revoked](Self::revoke) stays
+    /// dead for good, and its agent needs another one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn with_tokens(mut self, fixed: AgentTokens) -> Result<Self> {
+        for agent in fixed.forget(&self.store.banned_agent_tokens().await?) {
+            tracing::warn!(%agent, "this agent was removed: its old token no longer works, give it a new one");
+        }
         self.fixed = fixed;
-        self
+        Ok(self)
     }
 
     /// Makes a code for one agent.
@@ -127,17 +133,21 @@ impl Joining {
         Ok(Admission { secret, token })
     }
 
-    /// Ends the right of an agent to connect. Tokens that were handed out by other means are forgotten until the
-    /// program starts again. Gives whether there was any; a link that is up is the business of the hub.
+    /// Ends the right of an agent to connect, for good: also a token that was handed out by other means never works
+    /// again, in this program or the next one over the same store. Gives whether there was any; a link that is up is the
+    /// business of the hub.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn revoke(&self, agent: &AgentId) -> Result<bool> {
-        let fixed = self.fixed.holds(agent);
-        self.fixed.revoke(agent);
+        let fixed = self.fixed.revoke(agent);
+        let held = !fixed.is_empty();
+        if held {
+            self.store.ban_agent_tokens(fixed).await?;
+        }
         match self.store.remove_agent_token(agent).await {
             Ok(()) => Ok(true),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(fixed),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(held),
             Err(e) => Err(e),
         }
     }
@@ -197,7 +207,8 @@ mod tests {
     #[tokio::test]
     async fn a_code_becomes_a_token_that_can_be_revoked() {
         let fixed = AgentTokens::new();
-        let joining = Joining::new(Arc::new(MemoryStore::new())).with_tokens(fixed.clone());
+        let store = Arc::new(MemoryStore::new());
+        let joining = Joining::new(store.clone()).with_tokens(fixed.clone()).await.unwrap();
         let id = |name: &str| AgentId::new(name).unwrap();
         let by_hand = fixed.issue(id("by-hand"));
         let code = joining.invite(Labels::new(), Duration::from_secs(60), "admin").await.unwrap().code;
@@ -220,6 +231,18 @@ mod tests {
         for dead in [secret, by_hand.expose_secret(), code.expose_secret(), ""] {
             assert_eq!(joining.verify(dead).await.unwrap_err().kind(), ErrorKind::Unauthenticated);
         }
+        // Given out again, as by a program that starts anew with the same file.
+        let again = AgentTokens::new();
+        again.allow(id("by-hand"), hash(by_hand.expose_secret()));
+        let other = again.issue(id("by-hand"));
+        let joining = Joining::new(store).with_tokens(again).await.unwrap();
+        let dead = joining.verify(by_hand.expose_secret()).await.unwrap_err();
+        assert_eq!(dead.kind(), ErrorKind::Unauthenticated);
+        assert_eq!(
+            joining.verify(other.expose_secret()).await.unwrap(),
+            id("by-hand"),
+            "a new token is a new start"
+        );
         for life in [Duration::ZERO, JOIN_CODE_LIFE_MAX + Duration::from_secs(1)] {
             let refused = joining.invite(Labels::new(), life, "admin").await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidInput);

@@ -11,6 +11,7 @@
 //! [`AgentHub`] is the server's side and the fleet's [`AgentDirectory`](fleetcore::AgentDirectory); [`Agent`] is the
 //! other end.
 
+mod ahead;
 mod auth;
 mod behind;
 mod client;

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use fleetcore::{Error, ErrorKind, Result, Retry};
 use parking_lot::Mutex;
 
-use super::frame::{Frame, PAYLOAD_MAX};
+use super::frame::{Frame, Message, PAYLOAD_MAX};
 
 /// Bytes a stream may have under way until the other side has taken them.
 pub(super) const WINDOW: u32 = 512 << 10;
@@ -35,7 +35,8 @@ const RESETS_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) enum Outgoing {
     Text(String),
-    Frame(Frame),
+    /// A frame.
+    Binary(Bytes),
 }
 
 /// One connection's streams. Cheap to clone.
@@ -62,7 +63,8 @@ struct State {
 
 struct Entry {
     ours: bool,
-    out: VecDeque<Frame>,
+    /// Frames, each with the bytes of data in it.
+    out: VecDeque<(Bytes, usize)>,
     out_bytes: usize,
     /// Is in `ready`.
     queued: bool,
@@ -144,7 +146,7 @@ impl State {
     }
 
     /// The next frame of a stream whose turn it is.
-    fn take_turn(&mut self, id: u32) -> Option<Frame> {
+    fn take_turn(&mut self, id: u32) -> Option<Bytes> {
         let entry = self.streams.get_mut(&id)?;
         entry.queued = false;
         if entry.credit_due() {
@@ -153,15 +155,15 @@ impl State {
             if !entry.out.is_empty() {
                 self.schedule(id);
             }
-            return Some(Frame::Credit(id, more));
+            return Some(Frame::Credit(id, more).encode());
         }
-        let frame = entry.out.pop_front();
-        if let Some(Frame::Data(_, data)) = &frame {
-            entry.out_bytes -= data.len();
-            if let Some(waker) = entry.send_waker.take() {
+        let frame = entry.out.pop_front().map(|(frame, data)| {
+            entry.out_bytes -= data;
+            if let Some(waker) = entry.send_waker.take_if(|_| data > 0) {
                 waker.wake();
             }
-        }
+            frame
+        });
         if !entry.out.is_empty() {
             self.schedule(id);
         } else if entry.dropped {
@@ -247,7 +249,7 @@ impl Mux {
             return Err(down("stream numbers are used up"));
         }
         let mut entry = Entry::new(true);
-        entry.out.push_back(Frame::Open(id, first));
+        entry.out.push_back((Frame::Open(id, first).encode(), 0));
         state.streams.insert(id, entry);
         state.schedule(id);
         drop(state);
@@ -331,14 +333,14 @@ impl Mux {
             return Some(Outgoing::Text(text));
         }
         if let Some(id) = state.resets.pop_front() {
-            return Some(Outgoing::Frame(Frame::Reset(id)));
+            return Some(Outgoing::Binary(Frame::Reset(id).encode()));
         }
         while let Some(id) = state.ready.pop_front() {
             if let Some(frame) = state.take_turn(id) {
-                return Some(Outgoing::Frame(frame));
+                return Some(Outgoing::Binary(frame));
             }
         }
-        state.resets.pop_front().map(|id| Outgoing::Frame(Frame::Reset(id)))
+        state.resets.pop_front().map(|id| Outgoing::Binary(Frame::Reset(id).encode()))
     }
 
     /// Waits for something to write; `None` once closed and everything said. For one caller at a time.
@@ -416,8 +418,9 @@ impl MuxStream {
     }
 
     /// Queues a message of 1 to [`PAYLOAD_MAX`] bytes, after [`poll_room`](Self::poll_room).
-    pub(super) fn push(&self, data: Bytes) {
-        debug_assert!(!data.is_empty() && data.len() <= PAYLOAD_MAX);
+    pub(super) fn push(&self, message: Message) {
+        let bytes = message.len();
+        debug_assert!(bytes > 0 && bytes <= PAYLOAD_MAX);
         let mut state = self.mux.0.state.lock();
         if state.closed.is_some() {
             return;
@@ -425,17 +428,17 @@ impl MuxStream {
         if let Some(entry) = state.streams.get_mut(&self.id)
             && !(entry.reset || entry.ended)
         {
-            entry.may_send -= data.len() as i64;
-            entry.out_bytes += data.len();
-            entry.out.push_back(Frame::Data(self.id, data));
+            entry.may_send -= bytes as i64;
+            entry.out_bytes += bytes;
+            entry.out.push_back((message.into_frame(self.id), bytes));
             state.schedule(self.id);
         }
     }
 
     /// Sends a message when there is room. Cancel-safe: it is sent or not.
-    pub(super) async fn send(&self, data: Bytes) -> Result<()> {
+    pub(super) async fn send(&self, message: Message) -> Result<()> {
         poll_fn(|cx| self.poll_room(cx)).await?;
-        self.push(data);
+        self.push(message);
         Ok(())
     }
 
@@ -477,7 +480,7 @@ impl MuxStream {
             && !(entry.reset || entry.ended)
         {
             entry.ended = true;
-            entry.out.push_back(Frame::End(self.id));
+            entry.out.push_back((Frame::End(self.id).encode(), 0));
             state.schedule(self.id);
         }
     }
@@ -510,8 +513,8 @@ mod tests {
     fn carry(from: &Mux, to: &Mux) -> Vec<(MuxStream, Bytes)> {
         let mut opened = vec![];
         while let Some(next) = from.try_next() {
-            if let Outgoing::Frame(frame) = next {
-                let frame = Frame::decode(frame.encode()).unwrap();
+            if let Outgoing::Binary(frame) = next {
+                let frame = Frame::decode(frame).unwrap();
                 opened.extend(to.accept(frame).unwrap());
             }
         }
@@ -543,14 +546,14 @@ mod tests {
         let block = Bytes::from(vec![7; 64 << 10]);
         let mut sent = 0;
         while has_room(&slow) {
-            slow.push(block.clone());
+            slow.push(Message::from(&block[..]));
             carry(&a, &b);
             sent += block.len();
             assert!(sent <= WINDOW as usize + PAYLOAD_MAX);
         }
         for _ in 0..100 {
             assert!(has_room(&fast));
-            fast.push(block.clone());
+            fast.push(Message::from(&block[..]));
             carry(&a, &b);
             assert_eq!(recv(&theirs[1].0).unwrap().unwrap().unwrap().len(), block.len());
             carry(&b, &a);
@@ -565,7 +568,7 @@ mod tests {
     fn what_was_sent_arrives_after_the_sender_has_left() {
         let (a, b) = pair();
         let stream = a.open("x".into()).unwrap();
-        stream.push("hello".into());
+        stream.push(Message::from(&b"hello"[..]));
         stream.end();
         drop(stream);
         let theirs = carry(&a, &b).pop().unwrap().0;
@@ -580,7 +583,7 @@ mod tests {
     fn control_goes_before_data() {
         let (a, _) = pair();
         let stream = a.open("x".into()).unwrap();
-        stream.push("bulk".into());
+        stream.push(Message::from(&b"bulk"[..]));
         a.send_text("beat".to_owned()).unwrap();
         assert!(matches!(a.try_next(), Some(Outgoing::Text(t)) if t == "beat"));
     }
@@ -639,7 +642,7 @@ mod tests {
                     0 => if has_room(&stream) {
                         let data: Vec<u8> = (sent..sent + size as u64).map(|n| (n % 251) as u8).collect();
                         sent += size as u64;
-                        stream.push(data.into());
+                        stream.push(Message::from(&data[..]));
                     },
                     1 => drop(carry(&a, &b)),
                     2 => drop(carry(&b, &a)),

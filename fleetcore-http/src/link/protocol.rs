@@ -6,12 +6,15 @@
 use std::time::Duration;
 
 use fleetcore::{AgentId, CommandId, ExecCapabilities, Json, Labels, MachineCapabilities};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The version this build speaks.
 pub(super) const VERSION: Version = Version { major: 1, minor: 0 };
 /// Subprotocol of the WebSocket.
 pub(super) const SUBPROTOCOL: &str = "fleetcore.link.v1";
+/// Key in the context of a problem document: the server itself says that it does not know the agent's token.
+pub(super) const DEAD_TOKEN: &str = "dead_token";
 /// Longest control message: a heartbeat with the ids of 4096 commands and measurements is well below.
 pub(super) const CONTROL_BYTES_MAX: usize = 512 << 10;
 
@@ -59,6 +62,9 @@ pub(super) struct Hello {
     /// Epoch of the last lease this process held.
     #[serde(default)]
     pub(super) epoch: Option<u64>,
+    /// The agent's clock, which may be wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) now: Option<Timestamp>,
     #[serde(default)]
     pub(super) exec: ExecCapabilities,
     #[serde(default)]

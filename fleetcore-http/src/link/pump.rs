@@ -19,10 +19,11 @@ use super::{
     protocol::CONTROL_BYTES_MAX,
 };
 
-/// Kept for every connection, so small: thousands are idle. Larger messages get a larger buffer while they arrive.
+/// Kept for every connection, so small: thousands are idle. Larger messages get a larger buffer while they arrive, and
+/// the connection is read ahead.
 const READ_BUFFER: usize = 4 << 10;
 /// Frames are written when this much waits, or nothing more is there.
-const WRITE_BUFFER: usize = 16 << 10;
+const WRITE_BUFFER: usize = 64 << 10;
 /// How long saying goodbye may take.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -59,7 +60,7 @@ pub(super) async fn write<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<()> {
     let message = |next| match next {
         Outgoing::Text(text) => Message::text(text),
-        Outgoing::Frame(frame) => Message::Binary(frame.encode()),
+        Outgoing::Binary(frame) => Message::Binary(frame),
     };
     let stalled = |_| broke("the other side does not read");
     while let Some(next) = mux.next().await {

@@ -13,12 +13,12 @@ use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes};
 use fleetcore::{
     AgentId, Channel, CommandId, CommandSpec, EndReason, Error, ErrorKind, ExecCapabilities, Executor,
-    ExitKind, ExitStatus, FileSystem, Io, Offset, OpContext, PtySize, Result, Retry, Session, SessionSpec,
-    Signal, Target,
-    raw::{ProcessControl, RawProcess},
+    ExitKind, ExitStatus, FileSystem, HostPort, Io, Offset, OpContext, PtySize, Result, Retry, Session,
+    SessionSpec, Signal, Target,
+    raw::{BoxConnection, ProcessControl, RawProcess},
 };
 use futures::{FutureExt as _, StreamExt as _, stream};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite, DuplexStream},
@@ -30,7 +30,7 @@ use super::{
     exec::{Exec, FromAgent, Purpose, Request, SpecWire, malformed},
     mux::{Mux, MuxStream},
     protocol::ProviderInfo,
-    session,
+    session, tunnel,
 };
 use crate::client::{Client, LinkConnector, LinkIo};
 
@@ -60,6 +60,8 @@ pub(super) struct Facts {
     pub(super) last_seen: Option<Timestamp>,
     pub(super) labels: fleetcore::Labels,
     pub(super) version: String,
+    /// How far its clock was ahead of ours when it connected; what the message took on its way included.
+    pub(super) ahead: SignedDuration,
 }
 
 /// One agent, here or away.
@@ -375,6 +377,10 @@ impl Executor for LinkExecutor {
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Ok(Arc::new(self.agent.client()?.files(&self.target)))
     }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        tunnel::connect(&self.agent, &self.target, cx, to).await
+    }
 }
 
 /// Output of one command, over as many connections as it takes.
@@ -655,9 +661,9 @@ impl Input {
         let mut ended = false;
         loop {
             if sent < self.pending.len() {
-                let part = Bytes::copy_from_slice(self.pending.get(sent..).unwrap_or_default());
+                let part = self.pending.get(sent..).unwrap_or_default();
                 let n = part.len();
-                if stream.send(part).await.is_err() {
+                if stream.send(part.into()).await.is_err() {
                     return Carried::Broke;
                 }
                 sent += n;

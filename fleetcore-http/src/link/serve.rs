@@ -5,8 +5,8 @@ use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use fleetcore::{
-    CommandEvent, CommandHandle, CommandId, Error, ErrorKind, Fleet, Offset, OpContext, Result, Signal,
-    Target,
+    AddressRules, CommandEvent, CommandHandle, CommandId, CommandStream, Error, ErrorKind, Fleet, Offset,
+    OpContext, Result, Signal, Target,
 };
 use futures::StreamExt as _;
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ const SERVER: &str = "server";
 pub(super) struct Work {
     fleet: Fleet,
     routes: Router,
-    tunnels: Vec<String>,
+    tunnels: AddressRules,
     inputs: Mutex<HashMap<CommandId, Arc<Input>>>,
 }
 
@@ -46,12 +46,16 @@ struct Input {
 }
 
 impl Work {
-    pub(super) fn new(fleet: Fleet, stores: Stores, tunnels: Vec<String>) -> Self {
+    pub(super) fn new(fleet: Fleet, stores: Stores, tunnels: AddressRules) -> Self {
         let mut config = ServerConfig::default();
         // The one user here is the server, which has limits of its own.
         config.limits.commands_per_actor = usize::MAX >> 4;
         config.limits.sessions_per_actor = usize::MAX >> 4;
         config.limits.streams_per_actor = usize::MAX >> 4;
+        config.limits.tunnels_per_actor = usize::MAX >> 4;
+        config.limits.tunnels = usize::MAX >> 4;
+        // Machines behind the agent are under the same rules.
+        config.allow_tunnel = tunnels.clone();
         let routes = router(App::new(config, fleet.clone(), stores));
         Self { fleet, routes, tunnels, inputs: Mutex::default() }
     }
@@ -76,9 +80,10 @@ impl Work {
         });
     }
 
-    /// Starts a command unless it is known.
-    async fn ensure(&self, exec: &mut Exec) -> Result<()> {
-        let Some(spec) = exec.spec.take() else { return self.fleet.commands().get(exec.id).await.map(drop) };
+    /// Starts a command unless it is known; gives its output from the byte that is wanted.
+    async fn ensure(&self, exec: &mut Exec) -> Result<Box<dyn CommandStream>> {
+        let from = Offset(exec.from);
+        let Some(spec) = exec.spec.take() else { return self.fleet.commands().stream(exec.id, from).await };
         let target: Target = exec.target.parse()?;
         if target.agent().is_some() {
             return Err(Error::invalid("target", "one of this agent's own").with_context("target", target));
@@ -88,22 +93,18 @@ impl Work {
         let starting = machine.spawn_with(&cx, exec.id, spec.into_spec());
         let started = if exec.first { behind::fresh(starting).await } else { starting.await };
         match started {
-            Ok(command) => {
-                command.detach();
-                Ok(())
-            }
+            // From the command itself: looked up, it may have ended and be on its way to the store.
+            Ok(command) => Ok(command.detach().stream(from)),
             // Sent a second time because the link broke before the answer.
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                self.fleet.commands().stream(exec.id, from).await
+            }
             Err(e) => Err(e),
         }
     }
 
     async fn exec(&self, stream: MuxStream, mut exec: Exec) {
-        let ready = async {
-            self.ensure(&mut exec).await?;
-            self.fleet.commands().stream(exec.id, Offset(exec.from)).await
-        };
-        let mut events = match ready.await {
+        let mut events = match self.ensure(&mut exec).await {
             Ok(events) => events,
             Err(error) => {
                 let _ = stream.send(FromAgent::Refused(error).encode()).await;

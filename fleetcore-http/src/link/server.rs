@@ -11,7 +11,7 @@ use axum::{
 use fleetcore::{AgentId, AgentRegistration, AgentReport, Error, ErrorKind, Fleet, Lease, Result};
 use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use tokio_tungstenite::{
@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AgentHub,
+    ahead::ReadAhead,
     hub::{endpoint, put_out},
     mux::Mux,
-    protocol::{FromAgent, FromServer, Hello, Refusal, SUBPROTOCOL, VERSION, encode, millis},
+    protocol::{DEAD_TOKEN, FromAgent, FromServer, Hello, Refusal, SUBPROTOCOL, VERSION, encode, millis},
     pump::{self, Incoming},
     remote::{AgentState, Connected},
     session,
@@ -66,7 +67,11 @@ pub(crate) async fn link(State(app): State<App>, mut request: Request) -> Reply<
     let Some(hub) = app.agents().cloned() else { return Err(Problem::not_found("route", "/api/v1/link")) };
     let token = bearer(&request).map(|t| SecretString::from(t.to_owned()));
     let token = token.ok_or_else(|| Problem::unauthenticated("an agent needs its token"))?;
-    let agent = hub.auth().verify(token.expose_secret()).await?;
+    let agent = hub.auth().verify(token.expose_secret()).await.map_err(|e| match e.kind() {
+        // Said so that the agent can tell it from what a proxy on the way might answer.
+        ErrorKind::Unauthenticated => e.with_context(DEAD_TOKEN, true),
+        _ => e,
+    })?;
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|k| derive_accept_key(k.as_bytes()));
     let upgrade = has_token(&request, header::CONNECTION, "upgrade")
         && has_token(&request, header::UPGRADE, "websocket")
@@ -90,6 +95,7 @@ pub(crate) async fn link(State(app): State<App>, mut request: Request) -> Reply<
                 return;
             }
         };
+        let io = ReadAhead::new(io);
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(pump::socket_config())).await;
         if let Err(error) = serve(&hub, fleet, agent.clone(), &token, socket, stop).await {
             tracing::info!(%agent, %error, "the agent's link ended");
@@ -106,7 +112,7 @@ pub(crate) async fn link(State(app): State<App>, mut request: Request) -> Reply<
     Ok(response)
 }
 
-type Io = TokioIo<hyper::upgrade::Upgraded>;
+type Io = ReadAhead<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// One connection of one agent, from the hello to the end.
 async fn serve(
@@ -240,6 +246,7 @@ async fn enter(
         facts.labels = hello.labels;
         facts.version = hello.version;
         facts.last_seen = Some(Timestamp::now());
+        facts.ahead = hello.now.map_or(SignedDuration::ZERO, |now| now.duration_since(Timestamp::now()));
     }
     let welcome = FromServer::Welcome {
         protocol,

@@ -5,12 +5,12 @@ use std::{fmt, ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
-    AgentId, CommandEvent, CommandStream, Error, ErrorKind, ExitKind, ExitStatus, Fleet, Key, Offset, OnDrop,
+    CommandEvent, CommandStream, Error, ErrorKind, ExitKind, ExitStatus, Fleet, Key, Offset, OnDrop,
     OpContext, PtySize, Result, Screen, Session, SessionId, SessionInfo, SessionSpec, Target, Turn,
     WaitPolicy,
 };
 use futures::StreamExt as _;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -60,6 +60,7 @@ pub(super) async fn open(
     let new = NewSession::from_spec(target, &spec)?;
     let mut info = SessionInfo::new(&spec, vec![]);
     let opened = cx.guard("agent.open_session", client.open_session(&new)).await?;
+    // Opened now by our clock, whatever theirs says.
     update(&mut info, &opened);
     let session = cx.guard("agent.open_session", LinkSession::watch(client, info, spec.on_drop)).await?;
     for line in &spec.startup {
@@ -75,7 +76,7 @@ pub(super) async fn adopt_all(fleet: &Fleet, agent: &Arc<AgentState>) -> Result<
         if there.ended.is_some() {
             continue;
         }
-        let adopted = adopt(fleet, &agent.id, client, &there);
+        let adopted = adopt(fleet, agent, client, &there);
         if let Err(error) = adopted.await {
             tracing::warn!(agent = %agent.id, session = there.id, %error, "a session of the agent is left alone");
         }
@@ -83,20 +84,32 @@ pub(super) async fn adopt_all(fleet: &Fleet, agent: &Arc<AgentState>) -> Result<
     Ok(())
 }
 
-async fn adopt(fleet: &Fleet, agent: &AgentId, client: &Client, there: &wire::Session) -> Result<()> {
+async fn adopt(fleet: &Fleet, agent: &AgentState, client: &Client, there: &wire::Session) -> Result<()> {
     let target: Target = there.target.parse()?;
-    let target = target.via(agent.clone());
+    let target = target.via(agent.id.clone());
     let id = SessionId::new(&there.id)?;
     if fleet.sessions().target(&id).is_ok_and(|known| known == target) {
         return Ok(());
     }
     let mut info = SessionInfo::new(&SessionSpec::new(id), vec![]);
     update(&mut info, there);
+    let (ahead, now) = (agent.facts.lock().ahead, Timestamp::now());
+    info.created_at = by_our_clock(there.created_at, ahead, now);
+    info.active_at = by_our_clock(there.active_at, ahead, now);
     let session = LinkSession::watch(client.clone(), info, OnDrop::Detach).await?;
     fleet.sessions().adopt(&target, Arc::new(session))
 }
 
-/// Takes over what the agent says about a session.
+/// Clocks that differ by less are taken to be right: a message is under way for a moment, too.
+const CLOCKS_AGREE: SignedDuration = SignedDuration::from_secs(5);
+
+/// A time of an agent whose clock is `ahead` of ours, by ours. Nothing has happened later than now.
+fn by_our_clock(theirs: Timestamp, ahead: SignedDuration, now: Timestamp) -> Timestamp {
+    let ahead = if ahead.abs() < CLOCKS_AGREE { SignedDuration::ZERO } else { ahead };
+    theirs.checked_sub(ahead).unwrap_or(now).min(now)
+}
+
+/// Takes over what the agent says about a session, but for times.
 fn update(info: &mut SessionInfo, there: &wire::Session) {
     info.shell = there.shell.clone();
     info.cwd = there.cwd.clone();
@@ -104,8 +117,6 @@ fn update(info: &mut SessionInfo, there: &wire::Session) {
     info.busy = there.busy;
     info.turns = there.turns;
     info.output_end = info.output_end.max(Offset(there.output_bytes));
-    info.created_at = there.created_at;
-    info.active_at = info.active_at.max(there.active_at);
     info.labels = there.labels.clone();
 }
 
@@ -274,5 +285,26 @@ impl Drop for LinkSession {
             let (client, id) = (self.client.clone(), self.id.clone());
             runtime.spawn(async move { client.close_session(&id).await });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_wrong_clock_are_put_right() {
+        let now = Timestamp::now();
+        let seconds = SignedDuration::from_secs;
+        let ago = |s| now.checked_sub(seconds(s)).unwrap();
+        for days in [-10, 10] {
+            let ahead = seconds(days * 86_400);
+            let theirs = ago(60).checked_add(ahead).unwrap();
+            assert_eq!(by_our_clock(theirs, ahead, now), ago(60), "{days} days");
+        }
+        // A little is the way of the message; a clock that was put right meanwhile may say anything.
+        assert_eq!(by_our_clock(ago(60), seconds(-1), now), ago(60));
+        assert_eq!(by_our_clock(ago(-3600), seconds(0), now), now);
+        assert_eq!(by_our_clock(Timestamp::MIN, seconds(i64::MAX), now), now);
     }
 }

@@ -22,6 +22,7 @@ mod range;
 mod sessions;
 mod sse;
 mod targets;
+mod tunnel;
 mod watch;
 pub mod wire;
 

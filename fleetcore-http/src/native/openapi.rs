@@ -14,7 +14,9 @@ use utoipa::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{commands, events, fanout, files, health, identity, machines, metrics, sessions, targets, wire};
+use super::{
+    commands, events, fanout, files, health, identity, machines, metrics, sessions, targets, tunnel, wire,
+};
 use crate::{
     app::App,
     auth::COOKIE,
@@ -55,6 +57,7 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(targets::get_load))
         .routes(routes!(metrics::target_metrics))
         .routes(routes!(targets::ping_target))
+        .routes(routes!(tunnel::open_tunnel))
         .routes(routes!(commands::create_command, commands::list_commands))
         .routes(routes!(commands::get_command))
         .routes(routes!(commands::signal_command))

@@ -9,6 +9,7 @@ use fleetcore_http::{
     client::{Client, Credentials, Event, MetricsQuery},
     link::{Agent, AgentConfig, AgentEnd, host_status},
 };
+use fleetcore_testkit::eventually;
 use futures::{StreamExt as _, future::join_all};
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -75,16 +76,7 @@ impl Host {
 
 /// Looks again and again.
 async fn until(h: &Harness, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let looking = async {
-        loop {
-            let seen = h.json(path).await;
-            if holds(&seen) {
-                return seen;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, looking).await.unwrap_or_else(|_| panic!("in vain: {path}"))
+    eventually(path, async || Some(h.json(path).await).filter(&holds)).await
 }
 
 async fn audit(h: &Harness, action: &str) -> Vec<(String, String, String)> {

@@ -98,6 +98,60 @@ async fn too_many_failures_stop_it() {
 }
 
 #[tokio::test]
+async fn many_machines_by_label_stop_after_a_few_failures() {
+    let h = start_with_odd(Odd::default()).await;
+    machines(&h, 64).await;
+    let body = json!({
+        "targets": ["table/*"], "labels": { "group": "odd" }, "command": { "shell": "exit 7" },
+        "parallel": 20, "max_failures": 2,
+    });
+    let (parent, output) = h.operate("/api/v1/fanout", body).await;
+    let lines = lines(&output);
+    let (mut running, mut failed, mut skipped) = (0, 0, 0);
+    for line in lines.iter().filter(|l| l["target"].is_string()) {
+        match line["state"].as_str() {
+            Some("running") => {
+                running += 1;
+                assert!(running <= 20, "{output}");
+            }
+            Some("failed") => {
+                running -= 1;
+                failed += 1;
+                assert_eq!(line["exit"]["code"], 7, "{line}");
+            }
+            Some("skipped") => skipped += 1,
+            other => panic!("{other:?}: {output}"),
+        }
+    }
+    // Those that ran when the second one failed go on to their end.
+    assert!((2..=21).contains(&failed) && failed + skipped == 32, "{failed} {skipped}");
+    let summary = json!({ "targets": 32, "succeeded": 0, "failed": failed, "skipped": skipped });
+    assert_eq!(lines[lines.len() - 2]["summary"], summary);
+    let id = parent["id"].as_str().unwrap();
+    let children = h.json(&format!("/api/v1/commands?label=fleetcore%2Fparent%3D{id}&limit=100")).await;
+    assert_eq!(children["items"].as_array().unwrap().len(), failed);
+}
+
+#[tokio::test]
+async fn floods_that_nobody_reads_are_whole() {
+    let h = start_with_odd(Odd::default()).await;
+    machines(&h, 50).await;
+    let body = json!({
+        "targets": ["table/*"], "parallel": 50, "command": { "shell": "seq 1 60000" },
+    });
+    let (parent, output) = h.operate("/api/v1/fanout", body).await;
+    assert_eq!(parent["state"], "succeeded", "{output}");
+    let id = parent["id"].as_str().unwrap();
+    let children = h.json(&format!("/api/v1/commands?label=fleetcore%2Fparent%3D{id}&limit=100")).await;
+    let children = children["items"].as_array().unwrap().clone();
+    assert_eq!(children.len(), 50);
+    let whole: String = (1..=60_000).map(|n| format!("{n}\n")).collect();
+    for child in children.iter().step_by(10) {
+        assert!(h.output_of(child["id"].as_str().unwrap()).await == whole);
+    }
+}
+
+#[tokio::test]
 async fn batches_wait_for_each_other_and_not_too_many_run_at_once() {
     let h = start_with_odd(Odd::default()).await;
     machines(&h, 5).await;

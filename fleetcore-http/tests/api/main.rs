@@ -21,3 +21,4 @@ mod machines;
 mod output;
 mod robust;
 mod sessions;
+mod tunnel;

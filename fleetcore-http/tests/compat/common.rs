@@ -9,7 +9,7 @@ use std::{
 };
 
 use fleetcore::{
-    Fleet,
+    Fleet, FleetBuilder,
     backends::local::{Local, LocalConfig},
     store::memory::MemoryStore,
 };
@@ -17,6 +17,7 @@ use fleetcore_http::{
     App, Stores,
     compat::{self, Call, Listener},
 };
+pub(crate) use fleetcore_testkit::eventually;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -123,6 +124,7 @@ pub(crate) struct Running {
     shutdown: CancellationToken,
     task: Option<JoinHandle<()>>,
     pub(crate) dir: Arc<tempfile::TempDir>,
+    pub(crate) fleet: Fleet,
 }
 
 impl Running {
@@ -138,16 +140,29 @@ impl Running {
     ) -> Self {
         let args = ["--host", "127.0.0.1", "--port", "0"].iter().chain(args).copied();
         let args: Vec<&str> = args.collect();
+        Self::start_among(name, &args, dir, store, |fleet| fleet).await
+    }
+
+    /// In a fleet with more in it, as in a full server.
+    pub(crate) async fn start_among(
+        name: &str,
+        args: &[&str],
+        dir: Arc<tempfile::TempDir>,
+        store: Arc<MemoryStore>,
+        more: impl FnOnce(FleetBuilder) -> FleetBuilder,
+    ) -> Self {
         let env = [("BATWA_PASSWORD", PASSWORD)];
-        let plan = compat::find(name).unwrap().parse(&Call::new(name).with_args(args).with_env(env)).unwrap();
+        let call = Call::new(name).with_args(args.iter().copied()).with_env(env);
+        let plan = compat::find(name).unwrap().parse(&call).unwrap();
         let host = Arc::new(Local::new(LocalConfig::default()));
-        let fleet = Fleet::builder().with_host(host).build();
-        let app = App::new(plan.config(), fleet, Stores::new(store.clone()));
+        let fleet = more(Fleet::builder().with_host(host));
+        let fleet = plan.providers().into_iter().fold(fleet, FleetBuilder::with_provider).build();
+        let app = App::new(plan.config(), fleet.clone(), Stores::new(store.clone()));
         let listener = Listener::bind(plan, app, dir.path().to_owned()).await.unwrap();
         let (address, notes) = (listener.local_addr(), listener.notes().to_vec());
         let shutdown = CancellationToken::new();
         let task = Some(tokio::spawn(listener.run_alone(shutdown.clone())));
-        Self { address, notes, store, shutdown, task, dir }
+        Self { address, notes, store, shutdown, task, dir, fleet }
     }
 
     pub(crate) async fn master(multipass: &Multipass, args: &[&str]) -> Self {
@@ -264,21 +279,6 @@ pub(crate) async fn request(
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines.map(|l| l.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned()));
     Reply { status, headers: headers.collect(), body: all[end + 4..].to_vec() }
-}
-
-/// Looks again and again until it holds.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut look: impl FnMut() -> F,
-) -> T {
-    let until = tokio::time::Instant::now() + LIMIT;
-    loop {
-        if let Some(seen) = look().await {
-            return seen;
-        }
-        assert!(tokio::time::Instant::now() < until, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Types of all values by their path; members of an array together.

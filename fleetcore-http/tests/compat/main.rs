@@ -11,5 +11,11 @@
 mod common;
 mod goldens;
 mod interop;
+mod lifecycle;
+mod one_fleet;
+mod outbound;
+mod pages;
+mod recorded_terminals;
+mod replay;
 mod security;
 mod terminal;

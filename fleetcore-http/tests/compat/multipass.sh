@@ -51,6 +51,9 @@ launch)
     echo "Launched: $n"
     ;;
 start | stop)
+    # The fleet's own provider puts options first.
+    for last; do :; done
+    set -- "$1" "$last"
     spin "$1 $2"
     need "$1" "$2"
     load "$2"
@@ -80,7 +83,10 @@ shell)
     *) PS1="ubuntu@$2:~\$ " HISTFILE='' exec bash --noprofile --norc -i ;;
     esac
     ;;
-version) printf 'multipass   1.16.0\nmultipassd  1.16.0\n' ;;
+version)
+    if [ "${2:-}" = --format ]; then echo '{"multipass": "1.16.0", "multipassd": "1.16.0"}'; exit 0; fi
+    printf 'multipass   1.16.0\nmultipassd  1.16.0\n'
+    ;;
 *)
     echo "Error: Unknown command or alias '$1'" >&2
     exit 1

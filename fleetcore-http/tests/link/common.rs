@@ -22,6 +22,7 @@ use fleetcore_http::{
     Server, ServerConfig, Stores,
     link::{Agent, AgentConfig, AgentEnd, AgentHub, AgentTokens, BehindStore, LinkConfig},
 };
+pub(crate) use fleetcore_testkit::until;
 use futures::StreamExt as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
@@ -193,16 +194,6 @@ impl Host {
 /// The future, unless it takes for ever.
 pub(crate) async fn limited<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, work).await.expect("it does not hang")
-}
-
-/// Looks again and again.
-pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let looked = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, looked).await.unwrap_or_else(|_| panic!("in vain: {what}"));
 }
 
 /// A stretch of network that can be cut.

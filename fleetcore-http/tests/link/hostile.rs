@@ -10,7 +10,10 @@ use proptest::{
     test_runner::TestRunner,
 };
 use secrecy::SecretString;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
     tungstenite::{Error as WsError, Message, client::IntoClientRequest as _, http::StatusCode},
@@ -65,6 +68,52 @@ async fn only_known_tokens_get_in() {
     let token = home.tokens.issue(id("agent-1"));
     let mut host = Host::start_with(&home.url(), token, |c| c.with_id(Some(id("agent-2"))));
     assert!(matches!(host.ended().await, AgentEnd::Refused(e) if e.kind() == ErrorKind::InvalidInput));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_token_is_dead_stops() {
+    let home = home().await;
+    let token = home.tokens.issue(id("agent-1"));
+    home.tokens.revoke(&id("agent-1"));
+    let mut host = Host::start(&home.url(), token);
+    match host.ended().await {
+        AgentEnd::Refused(error) => {
+            assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error:?}");
+            assert!(error.context_value("hint").is_some());
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Only the server itself can say that a token is dead: a proxy in front of it, or a server in trouble, cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_tries_again_whatever_stands_in_front_of_its_server() {
+    let home = home().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let _host = Host::start(&url, home.tokens.issue(id("agent-1")));
+    let problem = r#"{"code":"unauthenticated","status":401,"detail":"who?"}"#;
+    let answers =
+        ["401 Unauthorized", "403 Forbidden", "404 Not Found", "500 Oops", "502 Bad Gateway", "503 Later"];
+    for answer in answers.map(Some).into_iter().chain([None]) {
+        let (mut socket, _) = limited(listener.accept()).await.unwrap();
+        let mut request = vec![];
+        while !request.ends_with(b"\r\n\r\n") {
+            assert!(limited(socket.read_buf(&mut request)).await.unwrap() > 0);
+        }
+        if let Some(status) = answer {
+            let length = problem.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
+                 connection: close\r\n\r\n{problem}"
+            );
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+    let (mut near, _) = limited(listener.accept()).await.unwrap();
+    let mut far = TcpStream::connect(home.address).await.unwrap();
+    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+    home.up("agent-1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +172,7 @@ async fn a_removed_agent_is_told_and_gone() {
     let home = home().await;
     let mut agent = home.agent("agent-1").await;
     home.hub.remove(&id("agent-1")).await.unwrap();
-    assert!(matches!(agent.ended().await, AgentEnd::Refused(_)));
+    assert!(matches!(agent.ended().await, AgentEnd::Refused(e) if e.kind() == ErrorKind::Unauthenticated));
     assert_eq!(home.fleet.machine("agent-1").unwrap_err().kind(), ErrorKind::NotFound);
 }
 

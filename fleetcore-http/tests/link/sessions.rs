@@ -25,8 +25,9 @@ async fn a_session_remembers_across_a_cut() {
         limited(session.run("X=41; cd /tmp; echo hello; (exit 3)", WaitPolicy::forever())).await.unwrap();
     assert_eq!((turn.status.clone(), turn.cwd.as_deref()), (completed(3), Some("/tmp")));
     assert_eq!(session.text(turn.output.clone()).await.unwrap(), "hello\n");
-    cable.cut();
+    cable.unplug();
     home.down("agent-1").await;
+    cable.plug();
     home.up("agent-1").await;
     let turn = limited(session.run("echo $((X + 1))", WaitPolicy::forever())).await.unwrap();
     assert_eq!(session.text(turn.output.clone()).await.unwrap(), "42\n");

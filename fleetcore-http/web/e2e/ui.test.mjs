@@ -275,6 +275,25 @@ describe('files by hand', () => {
   });
 });
 
+describe('files from elsewhere', () => {
+  ui('shows what another window makes and removes', async (page, context) => {
+    const dir = path.join(world.data, 'shared');
+    fs.mkdirSync(dir);
+    const here = `/files?target=local&path=${encodeURIComponent(dir)}`;
+    await page.goto(here);
+    await page.getByText('Empty folder').waitFor();
+    const other = await context.newPage();
+    await other.goto(here);
+    await other.getByRole('button', { name: 'New folder' }).click();
+    await other.getByRole('dialog').getByRole('textbox').fill('made there');
+    await other.keyboard.press('Enter');
+    await page.getByRole('link', { name: 'made there' }).waitFor();
+    await other.getByRole('button', { name: 'Delete made there' }).click();
+    await other.getByRole('dialog').getByRole('button', { name: 'Delete' }).click();
+    await page.getByText('Empty folder').waitFor();
+  });
+});
+
 describe('users', () => {
   ui('makes one, changes it, and deletes it', async (page) => {
     await page.goto('/users');

@@ -252,6 +252,8 @@ impl Fleet {
         match cx.guard("list machines", provider.list(cx, MachineFilter::default())).await {
             Ok(machines) => self.describe(cx, scheme, &*provider, machines).await,
             Err(e) if cx.cancel.is_cancelled() => Err(e),
+            // It is not installed.
+            Err(e) if e.kind() == ErrorKind::Unsupported => Ok(Vec::new()),
             Err(e) => {
                 tracing::warn!(provider = scheme, error = %e, "machines cannot be listed");
                 Ok(Vec::new())

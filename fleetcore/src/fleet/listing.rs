@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use super::{Fleet, FleetEvent};
 use crate::{
-    AgentId, Error, LOCAL, MachineFilter, MachineId, MachineInfo, MachineState, OpContext, Result, Target,
-    TargetInfo,
+    AgentId, Error, ErrorKind, LOCAL, MachineFilter, MachineId, MachineInfo, MachineState, OpContext, Result,
+    Target, TargetInfo,
 };
 
 /// How long one provider may take to list its machines before the list is given without it.
@@ -101,6 +101,12 @@ impl Fleet {
         };
         let (machines, failure) = match listed {
             Ok(machines) => (machines, None),
+            // What is not installed has no machines. That it is not there is said where providers are listed.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                let last = self.known().last(scheme);
+                let failure = (!last.is_empty()).then_some(error);
+                (last, failure)
+            }
             Err(error) => (self.known().last(scheme), Some(error)),
         };
         let mut infos = Vec::new();

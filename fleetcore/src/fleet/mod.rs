@@ -11,6 +11,7 @@ mod operations;
 mod provider;
 mod sessions;
 mod task;
+mod tunnel;
 
 pub use builder::{FleetBuilder, FleetLimits};
 pub use commands::Commands;
@@ -22,3 +23,4 @@ pub use machine::Machine;
 pub use operations::Operation;
 pub use provider::{Probe, ProviderHandle};
 pub use sessions::{Sessions, ViewerGuard};
+pub use tunnel::{Tunnel, TunnelEvent, TunnelOptions};

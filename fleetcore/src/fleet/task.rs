@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, Executor, ExitKind, FileSystem,
-    Offset, OpContext, PtySize, Result, Session, SessionSpec, Signal,
-    raw::{ProcessControl, RawProcess},
+    HostPort, Offset, OpContext, PtySize, Result, Session, SessionSpec, Signal,
+    raw::{BoxConnection, ProcessControl, RawProcess},
 };
 
 /// Lines that may wait for the log.
@@ -191,6 +191,10 @@ impl Executor for Task {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Err(Error::unsupported("files"))
+    }
+
+    async fn connect(&self, _cx: &OpContext, _to: &HostPort) -> Result<BoxConnection> {
+        Err(Error::unsupported("connect"))
     }
 }
 

@@ -3,10 +3,13 @@
 
 use std::{fmt, future::Future};
 
-use super::operation::{Operation, Subject};
+use super::{
+    operation::{Operation, Subject},
+    streams,
+};
 use crate::{
     CommandSpec, Program, Result,
-    raw::{ByteStream, OpContext, RawProcess},
+    raw::{BoxConnection, ByteStream, OpContext, RawProcess},
 };
 
 /// One call on its way through a layer. Holds nothing secret: no arguments, no variables.
@@ -55,6 +58,11 @@ pub(super) trait Around: fmt::Debug + Send + Sync + 'static {
     /// Wraps a process that was spawned or adopted.
     fn process(&self, _call: &Call<'_>, _ticket: Self::Ticket, process: RawProcess) -> RawProcess {
         process
+    }
+
+    /// Wraps a connection that was opened; the ticket goes with it.
+    fn connection(&self, _call: &Call<'_>, ticket: Self::Ticket, connection: BoxConnection) -> BoxConnection {
+        streams::keep_with_connection(connection, ticket)
     }
 
     /// Wraps bytes on their way to the caller.

@@ -203,6 +203,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn connections_are_recorded_with_where_they_lead() {
+        let log = Arc::new(Log::default());
+        let (executor, _) = fake::executor(&AuditLayer::new(log.clone()), fake::Fake::new());
+        let to = crate::HostPort::new("::1", 80).unwrap();
+        executor.connect(&OpContext::for_actor("ann"), &to).await.map(drop).unwrap();
+        assert_eq!(lines(&log), ["ann tunnel.open [::1]:80 ok"]);
+    }
+
+    #[tokio::test]
     async fn arguments_are_not_recorded() {
         let log = Arc::new(Log::default());
         let (executor, _) = fake::executor(&AuditLayer::new(log.clone()), fake::Fake::new());

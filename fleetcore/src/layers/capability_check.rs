@@ -5,10 +5,12 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, Io, Json,
+    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, HostPort, Io, Json,
     MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Program, PtySize,
     Result, SessionSpec, Signal, StopMode,
-    raw::{Executor, FileSystem, Layer, OpContext, ProcessControl, Provider, RawProcess, Session},
+    raw::{
+        BoxConnection, Executor, FileSystem, Layer, OpContext, ProcessControl, Provider, RawProcess, Session,
+    },
 };
 
 /// Refuses what the backend cannot do, before the backend is asked: `Unsupported`, with the missing `capability` in the
@@ -22,7 +24,7 @@ use crate::{
 /// | `split_output` | `Io::Pipes { merge: false, .. }` |
 /// | `signals` | signals but HUP, TERM and KILL, which the supervisor needs to end a command |
 /// | `run_as_user` | `CommandSpec::user`, `SessionSpec::user` |
-/// | `native_files`, `native_sessions`, `reattach` | the method |
+/// | `native_files`, `native_sessions`, `reattach`, `connect` | the method |
 /// | not in `actions` | `Program::Action` |
 /// | `create`, `start`, `stop`, `delete` | the method |
 /// | `stop_with_suspend` | `StopMode::Suspend` |
@@ -120,6 +122,11 @@ impl Executor for CheckedExecutor {
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         need(self.0.capabilities().native_files, "files", "native_files")?;
         self.0.files()
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        need(self.0.capabilities().connect, "tunnel.open", "connect")?;
+        self.0.connect(cx, to).await
     }
 }
 
@@ -287,6 +294,8 @@ mod tests {
         assert_eq!(capability(executor.files()).as_deref(), Some("native_files"));
         assert_eq!(capability(executor.reattach(&cx, id, Offset(0)).await).as_deref(), Some("reattach"));
         assert_eq!(capability(executor.open_session(&cx, session).await).as_deref(), Some("native_sessions"));
+        let to = HostPort::new("localhost", 1).unwrap();
+        assert_eq!(capability(executor.connect(&cx, &to).await).as_deref(), Some("connect"));
         assert!(seen.calls().is_empty());
 
         let process = executor.spawn(&cx, id, &CommandSpec::argv(["true"])).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,12 +19,12 @@ use futures::{
 use super::{
     around::{Around, Call},
     operation::Operation,
-    random,
+    random, streams,
     wrapped::layer_hooks,
 };
 use crate::{
     Channel, Error, ErrorKind, Result, Retry,
-    raw::{ByteStream, OpContext, RawProcess},
+    raw::{BoxConnection, ByteStream, OpContext, RawProcess},
 };
 
 /// What goes wrong.
@@ -36,9 +37,9 @@ pub enum Fault {
     LoseAnswer(ErrorKind, Retry),
     /// The call is made this much later.
     Delay(Duration),
-    /// Output and file contents arrive in pieces of 1 to this many bytes.
+    /// Output, file contents and bytes of connections arrive in pieces of 1 to this many bytes.
     ShortReads(usize),
-    /// Output or file contents break off with `Unavailable` after this many bytes.
+    /// Output, file contents or connections break off with `Unavailable` after this many bytes.
     Cut(u64),
 }
 
@@ -149,6 +150,38 @@ fn injected(operation: Operation, kind: ErrorKind, retry: Retry) -> Error {
     Error::new(kind, "injected failure").with_operation(operation.as_str()).with_retry(retry)
 }
 
+/// Spoils what is read from a connection.
+struct Spoiler {
+    pieces: Option<(usize, u64)>,
+    seen: AtomicU64,
+    bytes: AtomicU64,
+    cut: Option<u64>,
+    operation: Operation,
+}
+
+impl streams::Passage for Spoiler {
+    fn room(&self, len: usize) -> io::Result<usize> {
+        let mut room = len;
+        if let Some((most, seed)) = self.pieces {
+            let n = random::nth(seed, self.seen.fetch_add(1, Ordering::Relaxed));
+            room = room.min(1 + usize::try_from(n % most as u64).unwrap_or(0));
+        }
+        let Some(cut) = self.cut else { return Ok(room) };
+        match usize::try_from(cut - self.bytes.load(Ordering::Relaxed).min(cut)) {
+            Ok(0) => {
+                let error = injected(self.operation, ErrorKind::Unavailable, Retry::Permanent);
+                Err(io::Error::new(io::ErrorKind::ConnectionReset, error))
+            }
+            Ok(left) => Ok(room.min(left)),
+            Err(_) => Ok(room),
+        }
+    }
+
+    fn read(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 impl Around for Chaos {
     /// Faults that strike after the call.
     type Ticket = Vec<Fault>;
@@ -174,6 +207,23 @@ impl Around for Chaos {
             }
         }
         Ok((done, faults))
+    }
+
+    fn connection(&self, call: &Call<'_>, faults: Vec<Fault>, connection: BoxConnection) -> BoxConnection {
+        let pieces = faults.iter().rev().find_map(|f| match f {
+            Fault::ShortReads(most) => Some(((*most).max(1), self.seed)),
+            _ => None,
+        });
+        let cut = faults.iter().filter_map(|f| match f {
+            Fault::Cut(after) => Some(*after),
+            _ => None,
+        });
+        let cut = cut.min();
+        if pieces.is_none() && cut.is_none() {
+            return connection;
+        }
+        let (seen, bytes) = Default::default();
+        streams::pass_by(connection, Spoiler { pieces, seen, bytes, cut, operation: call.operation })
     }
 
     fn process(&self, call: &Call<'_>, faults: Vec<Fault>, mut process: RawProcess) -> RawProcess {
@@ -284,6 +334,33 @@ mod tests {
         let (executor, seen) = fake::executor(&layer, fake::Fake::new());
         assert_eq!(executor.ping(&OpContext::default()).await.unwrap_err().kind(), ErrorKind::Timeout);
         assert_eq!((seen.calls(), layer.hits()), (vec!["ping"], vec![1]));
+    }
+
+    #[tokio::test]
+    async fn connections_come_in_pieces_and_break_off() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let plan = ChaosPlan::seeded(5).with(Operation::TunnelOpen, When::Always, Fault::ShortReads(3)).with(
+            Operation::TunnelOpen,
+            When::Always,
+            Fault::Cut(10),
+        );
+        let (executor, _) = fake::executor(&ChaosLayer::new(plan), fake::Fake::new());
+        let to = crate::HostPort::new("localhost", 1).unwrap();
+        let mut connection = executor.connect(&OpContext::default(), &to).await.unwrap();
+        connection.write_all(b"0123456789abcdef").await.unwrap();
+        let mut got = Vec::new();
+        let error = loop {
+            let mut piece = [0; 16];
+            match connection.read(&mut piece).await {
+                Ok(n) => {
+                    assert!((1..=3).contains(&n));
+                    got.extend_from_slice(&piece[..n]);
+                }
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(got, b"0123456789");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
     async fn output(fault: Fault) -> (Vec<usize>, String, Option<ErrorKind>) {

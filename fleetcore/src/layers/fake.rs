@@ -10,9 +10,12 @@ use tokio::sync::watch;
 
 use crate::{
     ActionInfo, ActionScope, Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind,
-    FileInfo, FileKind, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec,
-    MachineState, Offset, PtySize, Result, SessionSpec, Signal, StopMode, WriteOptions,
-    raw::{ByteStream, Executor, FileSystem, OpContext, ProcessControl, Provider, RawProcess, Session},
+    FileInfo, FileKind, HostPort, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo,
+    MachineSpec, MachineState, Offset, PtySize, Result, SessionSpec, Signal, StopMode, WriteOptions,
+    raw::{
+        BoxConnection, ByteStream, Executor, FileSystem, OpContext, ProcessControl, Provider, RawProcess,
+        Session,
+    },
 };
 
 /// Answers in a queue; `Ok` once it is empty.
@@ -37,6 +40,7 @@ impl Fake {
                 signals: true,
                 run_as_user: true,
                 native_files: true,
+                connect: true,
                 native_sessions: false,
                 reattach: true,
                 actions: vec!["switch".into()],
@@ -132,6 +136,15 @@ impl Executor for FakeHandle {
     }
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Ok(Arc::new(self.clone()))
+    }
+    async fn connect(&self, _: &OpContext, _: &HostPort) -> Result<BoxConnection> {
+        self.0.answer("connect").await?;
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        tokio::spawn(async move {
+            let (mut from, mut to) = tokio::io::split(&mut theirs);
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+        Ok(Box::new(ours))
     }
 }
 

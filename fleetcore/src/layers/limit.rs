@@ -28,7 +28,7 @@ use crate::{
 pub struct LimitConfig {
     /// Operations in progress, open file streams included. Default 256.
     pub operations: usize,
-    /// Processes and native sessions alive. Default 4096.
+    /// Processes, native sessions and connections alive. Default 4096.
     pub commands: usize,
     /// Calls that may wait for their turn, for each of the two bounds; further ones are refused at once.
     /// Default 1024.
@@ -260,6 +260,18 @@ mod tests {
             assert!(futures::poll!(Box::pin(spawn(&executor))).is_pending());
         }
         assert_eq!(layer.0.commands.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_keeps_its_place_until_it_is_dropped() {
+        let layer = LimitLayer::new(LimitConfig::default().with_commands(1).with_queue(0, Duration::ZERO));
+        let (executor, _) = fake::executor(&layer, fake::Fake::new());
+        let (cx, to) = (OpContext::default(), crate::HostPort::new("localhost", 1).unwrap());
+        let connection = executor.connect(&cx, &to).await.unwrap();
+        assert_eq!(layer.commands(), 1);
+        assert_eq!(executor.connect(&cx, &to).await.err().map(|e| e.kind()), Some(ErrorKind::RateLimited));
+        drop(connection);
+        assert_eq!(layer.commands(), 0);
     }
 
     #[tokio::test]

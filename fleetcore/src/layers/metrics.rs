@@ -2,7 +2,9 @@
 
 use std::{future::Future, sync::Arc, time::Instant};
 
-use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use ::metrics::{
+    Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use futures::{FutureExt as _, StreamExt as _};
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::{
     ExitKind, Result,
-    raw::{OpContext, RawProcess},
+    raw::{BoxConnection, OpContext, RawProcess},
 };
 
 const OPERATIONS: &str = "fleetcore_operations_total";
@@ -21,6 +23,8 @@ const RUNNING: &str = "fleetcore_commands_running";
 const ENDED: &str = "fleetcore_commands_ended_total";
 const COMMAND_SECONDS: &str = "fleetcore_command_duration_seconds";
 const OUTPUT_BYTES: &str = "fleetcore_command_output_bytes_total";
+const TUNNELS: &str = "fleetcore_tunnels_open";
+const TUNNEL_BYTES: &str = "fleetcore_tunnel_bytes_total";
 
 /// Counts through the [`metrics`](https://docs.rs/metrics) facade; install any recorder to see the numbers.
 ///
@@ -32,6 +36,8 @@ const OUTPUT_BYTES: &str = "fleetcore_command_output_bytes_total";
 /// | `fleetcore_commands_ended_total` | `exit`: `success`, `failure`, `signal`, `unknown` |
 /// | `fleetcore_command_duration_seconds` | |
 /// | `fleetcore_command_output_bytes_total` | |
+/// | `fleetcore_tunnels_open` | |
+/// | `fleetcore_tunnel_bytes_total` | `direction`: `to`, `from` the machine |
 ///
 /// No label holds anything a user chose, so the number of series is bounded.
 #[derive(Clone, Debug)]
@@ -49,6 +55,8 @@ impl MetricsLayer {
         describe_counter!(ENDED, "Processes that ended, by how");
         describe_histogram!(COMMAND_SECONDS, Unit::Seconds, "How long processes live");
         describe_counter!(OUTPUT_BYTES, Unit::Bytes, "Output of processes");
+        describe_gauge!(TUNNELS, "Connections open through machines");
+        describe_counter!(TUNNEL_BYTES, Unit::Bytes, "Bytes of connections through machines");
         Self(Arc::new(Counted))
     }
 }
@@ -78,6 +86,38 @@ impl Drop for Alive {
     }
 }
 
+/// One more connection is open until this is dropped.
+struct Open {
+    to: Counter,
+    from: Counter,
+}
+
+impl Open {
+    fn new() -> Self {
+        gauge!(TUNNELS).increment(1.0);
+        Self {
+            to: counter!(TUNNEL_BYTES, "direction" => "to"),
+            from: counter!(TUNNEL_BYTES, "direction" => "from"),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        gauge!(TUNNELS).decrement(1.0);
+    }
+}
+
+impl streams::Passage for Open {
+    fn read(&self, bytes: usize) {
+        self.from.increment(bytes as u64);
+    }
+
+    fn written(&self, bytes: usize) {
+        self.to.increment(bytes as u64);
+    }
+}
+
 impl Around for Counted {
     type Ticket = ();
 
@@ -94,6 +134,10 @@ impl Around for Counted {
         counter!(OPERATIONS, "operation" => operation, "outcome" => outcome).increment(1);
         histogram!(OPERATION_SECONDS, "operation" => operation).record(started.elapsed());
         Ok((result?, ()))
+    }
+
+    fn connection(&self, _call: &Call<'_>, (): (), connection: BoxConnection) -> BoxConnection {
+        streams::pass_by(connection, Open::new())
     }
 
     fn process(&self, _call: &Call<'_>, (): (), mut process: RawProcess) -> RawProcess {

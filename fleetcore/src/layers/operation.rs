@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{CommandId, MachineId, SessionId};
+use crate::{CommandId, HostPort, MachineId, SessionId};
 
 /// What kind of work an operation is, which decides its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,7 +14,7 @@ pub enum OperationClass {
     Change,
     /// Changes a machine, which can take minutes.
     MachineChange,
-    /// Starts a process or a session.
+    /// Starts a process or a session, or opens a connection.
     Start,
     /// Hands out bytes as a stream.
     Read,
@@ -75,6 +75,8 @@ operations! {
     Reattach = "command.reattach", Start;
     /// [`Executor::open_session`](crate::Executor::open_session)
     SessionOpen = "session.open", Start;
+    /// [`Executor::connect`](crate::Executor::connect)
+    TunnelOpen = "tunnel.open", Start;
     /// [`FileSystem::stat`](crate::FileSystem::stat)
     FileStat = "file.stat", Query;
     /// [`FileSystem::read`](crate::FileSystem::read)
@@ -166,6 +168,7 @@ pub(super) enum Subject<'a> {
     Command(CommandId),
     Session(&'a SessionId),
     Path(&'a str),
+    Address(&'a HostPort),
 }
 
 impl fmt::Display for Subject<'_> {
@@ -178,6 +181,7 @@ impl fmt::Display for Subject<'_> {
             Self::Command(id) => id.fmt(f),
             Self::Session(id) => id.fmt(f),
             Self::Path(path) => path.escape_debug().fmt(f),
+            Self::Address(to) => to.fmt(f),
         }
     }
 }
@@ -197,7 +201,13 @@ mod tests {
 
     #[test]
     fn nothing_that_starts_a_process_or_uses_up_a_stream_is_repeatable() {
-        for op in [Operation::Spawn, Operation::SessionOpen, Operation::FileWrite, Operation::TarWrite] {
+        for op in [
+            Operation::Spawn,
+            Operation::SessionOpen,
+            Operation::TunnelOpen,
+            Operation::FileWrite,
+            Operation::TarWrite,
+        ] {
             assert!(!op.is_repeatable() && op.is_audited(), "{op}");
         }
     }

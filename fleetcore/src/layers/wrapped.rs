@@ -10,10 +10,13 @@ use super::{
     operation::{Operation, Subject},
 };
 use crate::{
-    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, Json, Key,
-    MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner, PtySize, Result,
-    Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
-    raw::{ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess, Session},
+    ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, HostPort,
+    Json, Key, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner,
+    PtySize, Result, Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
+    raw::{
+        BoxConnection, ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess,
+        Session,
+    },
 };
 
 /// `inner` with a layer around it.
@@ -161,6 +164,14 @@ impl<A: Around> Executor for Wrapped<dyn Executor, A> {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Ok(Arc::new(Wrapped::new(self.inner.files()?, Arc::clone(&self.around))))
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::TunnelOpen, Subject::Address(to));
+        let run = |cx: OpContext| async move { inner.connect(&cx, to).await };
+        let (connection, ticket) = self.around.call(&call, cx, run).await?;
+        Ok(self.around.connection(&call, ticket, connection))
     }
 }
 

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures::{future::BoxFuture, stream::BoxStream};
 use tokio::io::AsyncWrite;
 
-use super::{FileSystem, OpContext, Session};
+use super::{BoxConnection, FileSystem, OpContext, Session};
 use crate::{
-    Channel, CommandId, CommandSpec, ExecCapabilities, ExitKind, ExitStatus, Offset, PtySize, Result,
-    SessionSpec, Signal,
+    Channel, CommandId, CommandSpec, ExecCapabilities, ExitKind, ExitStatus, HostPort, Offset, PtySize,
+    Result, SessionSpec, Signal,
 };
 
 /// Runs commands on ONE machine. `spawn` is the only required power; files and sessions are built on top of it
@@ -33,6 +33,13 @@ pub trait Executor: Send + Sync + fmt::Debug + 'static {
     async fn open_session(&self, cx: &OpContext, spec: SessionSpec) -> Result<Arc<dyn Session>>;
     /// The backend's own files. Only when [`ExecCapabilities::native_files`]; otherwise `Unsupported`.
     fn files(&self) -> Result<Arc<dyn FileSystem>>;
+    /// Connects to an address as seen from the machine: `localhost` is the machine. Only when
+    /// [`ExecCapabilities::connect`]; otherwise `Unsupported`.
+    ///
+    /// `Unavailable`, with the `address` in the context, when nothing answers there or its name is unknown;
+    /// `PermissionDenied` when the machine does not allow it. Dropping the future before it resolves leaves no connection
+    /// behind.
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection>;
 }
 
 /// A running process as a backend hands it to the supervisor: parts, not a trait, because each part is used by

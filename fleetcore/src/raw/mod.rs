@@ -4,6 +4,7 @@
 //! not compile, instead of silently answering "unsupported".
 
 mod agents;
+mod connection;
 mod context;
 mod executor;
 mod files;
@@ -13,6 +14,7 @@ mod session;
 mod stores;
 
 pub use agents::AgentDirectory;
+pub use connection::{BoxConnection, Connection};
 pub use context::OpContext;
 pub use executor::{Executor, ProcessControl, RawProcess};
 pub use files::{ByteStream, FileSystem};

@@ -1,6 +1,6 @@
 //! What is remembered: agents, commands, people, deeds. One implementation per store.
 
-use std::{fmt, time::Duration};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -128,6 +128,11 @@ pub trait JoinStore: Send + Sync + fmt::Debug + 'static {
     async fn agent_tokens(&self) -> Result<Vec<AgentToken>>;
     /// Revokes the token of an agent; `NotFound` if it has none.
     async fn remove_agent_token(&self, agent: &AgentId) -> Result<()>;
+    /// Remembers for good that the tokens with these hashes are dead: those of agents that were put out, whose tokens
+    /// somebody may still hand out by other means. Ones that are banned already are fine.
+    async fn ban_agent_tokens(&self, token_sha256: Vec<[u8; 32]>) -> Result<()>;
+    /// Hashes of all tokens that are dead for good.
+    async fn banned_agent_tokens(&self) -> Result<HashSet<[u8; 32]>>;
 }
 
 /// Measurements of hosts at the resolutions of [`MetricLevel::ALL`].

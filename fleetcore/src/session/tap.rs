@@ -10,8 +10,9 @@ use futures::StreamExt;
 
 use super::track::Tracker;
 use crate::{
-    CommandId, CommandSpec, ExecCapabilities, Executor, FileSystem, Offset, OpContext, Result, Session,
-    SessionSpec, raw::RawProcess,
+    CommandId, CommandSpec, ExecCapabilities, Executor, FileSystem, HostPort, Offset, OpContext, Result,
+    Session, SessionSpec,
+    raw::{BoxConnection, RawProcess},
 };
 
 /// An executor whose processes tell `tracker` their output.
@@ -55,5 +56,9 @@ impl Executor for Tap {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         self.inner.files()
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        self.inner.connect(cx, to).await
     }
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod files;
 pub(crate) mod quote;
+#[cfg(feature = "multipass")]
+pub(crate) mod relay;
 mod script;
 #[cfg(not(fuzzing))]
 mod tar_guard;

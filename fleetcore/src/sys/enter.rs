@@ -30,6 +30,8 @@ pub(crate) struct Enter {
     pub(crate) processes: Option<u64>,
     /// Run on the first so many processors only.
     pub(crate) cpus: Option<u32>,
+    /// The user to become, where this process is another one. Its ids are out here and in there.
+    pub(crate) user: Option<(u32, u32)>,
     /// Where the process id goes, as four bytes.
     pub(crate) report: OwnedFd,
 }
@@ -62,6 +64,16 @@ impl Enter {
         if self.network {
             namespaces |= libc::CLONE_NEWNET;
         }
+        close_on_exec();
+        // Until exec this is a copy of the server's memory, and in there are programs of the same user that would like to
+        // read it.
+        // SAFETY: a plain system call.
+        check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into())?;
+        if let Some((outside, _)) = self.user {
+            hand_over_streams(outside);
+            // SAFETY: a plain system call.
+            check(unsafe { libc::setgroups(0, std::ptr::null()) }.into())?;
+        }
         // All at once: the right to join each comes from owning the user namespace, which holds only until we are in it.
         // SAFETY: a plain system call on a descriptor we own.
         check(unsafe { libc::setns(self.holder.as_raw_fd(), namespaces) }.into())?;
@@ -81,9 +93,18 @@ impl Enter {
             // SAFETY: a plain system call.
             check(unsafe { libc::setpgid(0, 0) }.into())?;
         }
+        // Before anything is looked up: this process may be the owner of what is closed to that user.
+        if let Some((_, inside)) = self.user {
+            // SAFETY: plain system calls.
+            unsafe {
+                check(libc::setresgid(inside, inside, inside).into())?;
+                check(libc::setresuid(inside, inside, inside).into())?;
+            }
+        }
         // SAFETY: the string ends in NUL and outlives the call.
         check(unsafe { libc::chdir(self.cwd.as_ptr()) }.into())?;
         self.limit()?;
+        own_keyring();
         give_up_privileges()
     }
 
@@ -113,6 +134,39 @@ impl Enter {
         }
         Ok(())
     }
+}
+
+/// Keeps what this process was given by its own parent from a child. Older than Linux 5.11 it cannot.
+#[cfg(target_os = "linux")]
+pub(super) fn close_on_exec() {
+    // SAFETY: changes a flag of descriptors only.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Pipes and terminals belong to who made them, and only the owner can open them once more, as `echo >/dev/stderr`
+/// does.
+#[cfg(target_os = "linux")]
+fn hand_over_streams(owner: u32) {
+    for fd in 0..3 {
+        // SAFETY: plain system calls; all zeroes is a valid `stat`.
+        unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            let ours = libc::fstat(fd, &raw mut stat) == 0
+                && (stat.st_mode & libc::S_IFMT == libc::S_IFIFO || libc::isatty(fd) == 1);
+            if ours {
+                libc::fchown(fd, owner, u32::MAX);
+            }
+        }
+    }
+}
+
+/// Keys are not in a namespace: those of this process' session would be the sandbox's. The name makes all commands of a
+/// sandbox share one keyring, of which a user can have few.
+#[cfg(target_os = "linux")]
+fn own_keyring() {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1; // KEYCTL_JOIN_SESSION_KEYRING of linux/keyctl.h
+    // SAFETY: a plain system call; the string ends in NUL. Where it is forbidden, so are keys in there.
+    unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, c"fleetcore".as_ptr()) };
 }
 
 /// Joining a user namespace gives all capabilities in it, with which read-only mounts could be undone. None is kept, nor

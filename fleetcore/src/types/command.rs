@@ -31,6 +31,8 @@ pub struct ExecCapabilities {
     pub native_sessions: bool,
     /// Commands outlive this process and can be adopted again.
     pub reattach: bool,
+    /// [`Executor::connect`](crate::raw::Executor::connect) works.
+    pub connect: bool,
     /// Named operations besides programs, e.g. `switch`.
     pub actions: Vec<String>,
 }

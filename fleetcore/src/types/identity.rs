@@ -26,7 +26,7 @@ impl Role {
     pub fn scopes(self) -> BTreeSet<Scope> {
         let mut scopes = BTreeSet::from([Scope::Read]);
         if self >= Self::Operator {
-            scopes.extend([Scope::Run, Scope::Files, Scope::Machines]);
+            scopes.extend([Scope::Run, Scope::Files, Scope::Machines, Scope::Tunnels]);
         }
         if self >= Self::Admin {
             scopes.insert(Scope::Admin);
@@ -76,13 +76,16 @@ pub enum Scope {
     Files,
     /// Life of machines.
     Machines,
+    /// Connections to addresses that targets can reach.
+    Tunnels,
     /// Users, tokens, audit.
     Admin,
 }
 
 impl Scope {
     /// All scopes.
-    pub const ALL: [Self; 5] = [Self::Read, Self::Run, Self::Files, Self::Machines, Self::Admin];
+    pub const ALL: [Self; 6] =
+        [Self::Read, Self::Run, Self::Files, Self::Machines, Self::Tunnels, Self::Admin];
 
     /// Stable name.
     pub fn as_str(self) -> &'static str {
@@ -91,6 +94,7 @@ impl Scope {
             Self::Run => "run",
             Self::Files => "files",
             Self::Machines => "machines",
+            Self::Tunnels => "tunnels",
             Self::Admin => "admin",
         }
     }
@@ -108,7 +112,7 @@ impl FromStr for Scope {
         Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, "no such scope")
                 .with_context("field", "scopes")
-                .with_context("rule", "read, run, files, machines or admin")
+                .with_context("rule", "read, run, files, machines, tunnels or admin")
         })
     }
 }

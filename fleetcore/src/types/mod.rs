@@ -1,6 +1,7 @@
 //! Plain data: no I/O, no backend names, no wire formats.
 
 mod action;
+mod address;
 mod agent;
 mod check;
 mod command;
@@ -14,6 +15,7 @@ mod session;
 mod target;
 
 pub use action::*;
+pub use address::*;
 pub use agent::*;
 pub use command::*;
 pub use file::*;

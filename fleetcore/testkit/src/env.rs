@@ -26,6 +26,9 @@ pub struct Env {
     /// Whether a writer learns that the command has closed its input while it goes on running. Off for transports that
     /// have no word for it.
     pub tells_closed_input: bool,
+    /// Whether a reader of a connection learns that it was reset rather than ended. Off for transports that have no word
+    /// for it.
+    pub tells_reset: bool,
     names: AtomicU64,
 }
 
@@ -61,7 +64,15 @@ impl Env {
         let made =
             machine.spawn(CommandSpec::argv(["mktemp", "-d", "/tmp/fleetcore-suite.XXXXXXXX"])).await?;
         let dir = made.output().await?.check()?.text().trim_end().to_owned();
-        Ok(Self { fleet, machine, can, dir, tells_closed_input: true, names: AtomicU64::new(0) })
+        Ok(Self {
+            fleet,
+            machine,
+            can,
+            dir,
+            tells_closed_input: true,
+            tells_reset: true,
+            names: AtomicU64::new(0),
+        })
     }
 
     /// Ends everything and removes the directory.

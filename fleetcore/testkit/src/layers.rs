@@ -45,7 +45,7 @@ pub fn calm() -> Layers {
 /// Faults that no caller may notice: output in small pieces.
 pub fn choppy() -> Layers {
     let mut plan = ChaosPlan::seeded(2);
-    for operation in [Operation::Spawn, Operation::FileRead, Operation::TarRead] {
+    for operation in [Operation::Spawn, Operation::FileRead, Operation::TarRead, Operation::TunnelOpen] {
         plan = plan.with(operation, When::Always, Fault::ShortReads(997));
     }
     vec![Arc::new(ChaosLayer::new(plan))]

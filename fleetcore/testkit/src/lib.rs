@@ -20,6 +20,7 @@ pub mod sshd;
 pub mod standin;
 pub mod suite;
 pub mod tape;
+mod wait;
 mod wrap;
 
 pub use env::{
@@ -27,4 +28,5 @@ pub use env::{
     sh_block,
 };
 pub use runner::{Runner, run};
+pub use wait::{eventually, sometime, until};
 pub use wrap::WithoutNativeFiles;

@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::{
     Env,
-    suite::{Case, exec, files, machines, pty},
+    suite::{Case, exec, files, machines, pty, tunnel},
 };
 
 /// No case takes this long; one that does hangs. Generous, because machines under test can be slow and shared.
@@ -36,7 +36,11 @@ impl Runner {
             (
                 "ExecCapabilities",
                 serde_json::to_value(ExecCapabilities::default()).ok(),
-                [exec::all(), pty::all(), files::all()].into_iter().flatten().map(|c| c.name).collect(),
+                [exec::all(), pty::all(), files::all(), tunnel::all()]
+                    .into_iter()
+                    .flatten()
+                    .map(|c| c.name)
+                    .collect(),
                 exec::COVERS,
             ),
             (
@@ -54,13 +58,15 @@ impl Runner {
         runner
     }
 
-    /// Adds the areas `exec`, `pty` and `files` for one machine. `make` gives a fresh environment to each case.
+    /// Adds the areas `exec`, `pty`, `files` and `tunnel` for one machine. `make` gives a fresh environment to each case.
     pub fn machine<F, Fut>(&mut self, name: &str, make: F) -> &mut Self
     where
         F: Fn() -> Fut + Clone + Send + 'static,
         Fut: Future<Output = Result<Env>> + Send + 'static,
     {
-        for (area, cases) in [("exec", exec::all()), ("pty", pty::all()), ("files", files::all())] {
+        let areas =
+            [("exec", exec::all()), ("pty", pty::all()), ("files", files::all()), ("tunnel", tunnel::all())];
+        for (area, cases) in areas {
             for case in cases {
                 let make = make.clone();
                 self.trials.push(Trial::test(format!("{name}::{area}::{}", case.name), move || {

@@ -10,6 +10,7 @@ pub mod pty;
 pub mod registry;
 pub mod session;
 pub mod store;
+pub mod tunnel;
 
 use std::sync::Arc;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use fleetcore::{
-    CommandId, CommandSpec, Error, ExecCapabilities, Executor, FileSystem, Offset, OpContext, Result,
-    Session, SessionSpec, raw::RawProcess,
+    BoxConnection, CommandId, CommandSpec, Error, ExecCapabilities, Executor, FileSystem, HostPort, Offset,
+    OpContext, Result, Session, SessionSpec, raw::RawProcess,
 };
 
 /// The same machine without files of its own: they go over `spawn`.
@@ -38,5 +38,9 @@ impl Executor for WithoutNativeFiles {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Err(Error::unsupported("files"))
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        self.0.connect(cx, to).await
     }
 }

@@ -34,6 +34,8 @@ fn env(sshd: &Arc<Sshd>, behind: fn() -> Layers) -> impl Fn() -> EnvFuture + Clo
             let mut env = Env::new(fleet.with_provider(provider(&sshd)?).build(), "ssh/box").await?;
             // sshd says it in a message that russh does not hand on.
             env.tells_closed_input = false;
+            // sshd says "end" to both.
+            env.tells_reset = false;
             Ok(env)
         })
     }

@@ -104,7 +104,7 @@ fn one_process_at_a_time() {
 }
 
 fn a_newer_format_is_left_alone() {
-    for (major, minor, refusal) in [(1, 3, true), (2, 0, true), (1, 2, false)] {
+    for (major, minor, refusal) in [(1, 4, true), (2, 0, true), (1, 3, false)] {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()));
         let file = dir.path().join("fleetcore.db");
@@ -118,7 +118,7 @@ fn a_newer_format_is_left_alone() {
                 assert!(refusal, "{e}");
                 assert_eq!(e.kind(), ErrorKind::InvalidState);
                 assert!(
-                    e.message().contains(&format!("{major}.{minor}")) && e.message().contains("1.2"),
+                    e.message().contains(&format!("{major}.{minor}")) && e.message().contains("1.3"),
                     "{e}"
                 );
                 assert!(e.context_value("path").is_some());

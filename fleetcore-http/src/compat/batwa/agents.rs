@@ -344,6 +344,11 @@ impl Agents {
         self.inner.read().agents.iter().find(|a| a.info.agent_id == id).cloned()
     }
 
+    /// All of them, in the order of registration.
+    pub(super) fn all(&self) -> Vec<Agent> {
+        self.inner.read().agents.clone()
+    }
+
     /// Those that are online, in the order of registration.
     pub(super) fn online(&self) -> Vec<Agent> {
         self.inner.read().agents.iter().filter(|a| a.info.status == "online").cloned().collect()

@@ -413,7 +413,7 @@ fn tag(text: &str) -> Checked<()> {
 }
 
 /// Digits, perhaps a fraction, perhaps a unit.
-fn size(field: &str, text: &str) -> Checked<()> {
+pub(super) fn size(field: &str, text: &str) -> Checked<()> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = text.get(digits.len()..).unwrap_or_default().to_ascii_uppercase();
     let is_number = |t: &str| !t.is_empty() && t.len() <= 18 && t.bytes().all(|b| b.is_ascii_digit());
@@ -432,7 +432,7 @@ fn size(field: &str, text: &str) -> Checked<()> {
     Err(Refused::Value(format!("Invalid {field} '{}': a size such as 2G or 512M", shown(text))))
 }
 
-fn image_name(text: &str) -> Checked<()> {
+pub(super) fn image_name(text: &str) -> Checked<()> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"._:/@+~%=,-".contains(&b);
     if !text.is_empty() && !text.starts_with('-') && text.len() <= TEXT_MAX && text.bytes().all(good) {
         return Ok(());

@@ -212,6 +212,13 @@ impl Lists {
         self.merge(online(), registry, actions).await
     }
 
+    /// What each of these agents has; `None` for one that takes too long. They have to be all that are online.
+    pub(super) async fn of_agents(&self, agents: &[Agent]) -> Vec<Option<HostList>> {
+        let sources = self.sources(agents);
+        let asked: Vec<_> = sources.iter().zip(agents).map(|(s, a)| s.now(|| self.ask.agent(a))).collect();
+        join_all(asked.into_iter().map(patiently)).await
+    }
+
     async fn merge(&self, agents: Vec<Agent>, registry: u64, actions: u64) -> Bytes {
         let sources = self.sources(&agents);
         let mut until = Instant::now() + FRESH;

@@ -9,6 +9,7 @@ mod list;
 mod map;
 mod options;
 mod pages;
+mod provider;
 mod remote;
 mod reply;
 mod routes;

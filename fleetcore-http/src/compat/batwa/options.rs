@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
 };
 
-use fleetcore::{Result, UserName};
+use fleetcore::{Provider, Result, UserName};
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 
-use super::{agents::Enrolment, server};
+use super::{agents::Enrolment, provider::AgentVms, server};
 use crate::{
     ServerConfig,
     compat::{
@@ -113,6 +114,8 @@ pub(super) struct Options {
     data_dir: Option<PathBuf>,
     /// Another server of this process has its own users.
     pub(super) further: bool,
+    /// Machines of agents, for the fleet.
+    pub(super) agent_vms: AgentVms,
 }
 
 impl Dialect for Master {
@@ -155,6 +158,7 @@ impl Dialect for Master {
             multipass: flags.get("multipass").unwrap_or("multipass").to_owned(),
             data_dir: flags.get("data-dir").map(PathBuf::from),
             further: call.listen.is_some(),
+            agent_vms: AgentVms::default(),
         };
         if options.allowed_origins.iter().any(|o| !o.contains("://")) {
             return Err(flags.refuse("allow-origin", "expected URLs such as https://ui.example"));
@@ -174,6 +178,9 @@ impl Plan for Options {
     }
     fn keeps_records(&self) -> bool {
         true
+    }
+    fn providers(&self) -> Vec<Arc<dyn Provider>> {
+        vec![Arc::new(self.agent_vms.clone())]
     }
     fn start(self: Box<Self>, host: Host) -> BoxFuture<'static, Result<Service>> {
         Box::pin(server::start(*self, host))

@@ -366,8 +366,8 @@ async fn deed(
         let done = match agent_id {
             None => {
                 let done = match deed {
-                    Deed::Create => master.vms.create(&wanted).await,
-                    other => master.vms.act(other, &wanted.name).await,
+                    Deed::Create => master.vms.create(Some(&actor), &wanted).await,
+                    other => master.vms.act(Some(&actor), other, &wanted.name).await,
                 };
                 done.map(|message| Deeds { message, hostname: None }).map_err(|e| {
                     // Whatever Multipass refuses is 500 in both originals.
@@ -390,6 +390,10 @@ async fn deed(
             },
         };
         master.lists.outdate(agent_id);
+        if agent_id.is_some() {
+            // Those of this host are announced where they are changed.
+            master.vms.announce();
+        }
         let target = match agent_id {
             Some(id) => format!("{id}/{}", wanted.name),
             None => wanted.name.clone(),

@@ -2,16 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use fleetcore::{Error, ErrorKind, Result, Role, UserRecord};
+use fleetcore::{Error, ErrorKind, FleetEvent, Result, Role, Target, UserRecord};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::sync::watch;
+use tokio::sync::{broadcast::error::RecvError, watch};
 
 use super::{
     agents::Agents,
     options::Options,
     routes,
     state::{Master, random_secret},
+    vms::PROVIDER,
 };
 use crate::{
     App,
@@ -37,6 +38,10 @@ pub(super) async fn start(mut options: Options, host: Host) -> Result<Service> {
     let (agents, key) = Agents::open(&host.dir, enrolment, Timestamp::now())?;
     let (ready, password) = first_user(&app, &mut options).await?;
     let master = Arc::new(Master::new(app.clone(), &options, agents, ready));
+    options.agent_vms.belong_to(&master);
+    if app.fleet().provider(PROVIDER).is_ok() {
+        app.tasks().spawn(follow_fleet(master.clone()));
+    }
     // Its first look is at once and keeps a key that was just made: waiting for the disk would double the time to start.
     app.tasks().spawn(watch_agents(master.clone()));
     let mut service = Service::new(routes::router(master));
@@ -110,6 +115,25 @@ async fn watch_agents(master: Arc<Master>) {
         }
         if !going_on {
             return;
+        }
+    }
+}
+
+/// What others of this process do to the same machines makes the list of this host old.
+async fn follow_fleet(master: Arc<Master>) {
+    let stop = master.app.stopping().clone();
+    let mut events = master.app.fleet().events();
+    while let Some(event) = stop.run_until_cancelled(events.recv()).await {
+        let ours = |target: &Target| target.agent().is_none() && target.provider() == Some(PROVIDER);
+        let concerns = match event {
+            Ok(FleetEvent::Machine(target, _) | FleetEvent::MachineGone(target)) => ours(&target),
+            Ok(FleetEvent::Command(record)) => record.state.is_final() && ours(&record.target),
+            Ok(_) => false,
+            Err(RecvError::Lagged(_)) => true,
+            Err(RecvError::Closed) => return,
+        };
+        if concerns {
+            master.lists.outdate(None);
         }
     }
 }

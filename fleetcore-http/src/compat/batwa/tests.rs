@@ -113,7 +113,8 @@ fn answered(note: &str) -> Option<(StatusCode, &str)> {
 
 #[test]
 fn odd_answers_of_agents() {
-    let Some(records) = recorded("python/master_odd_agent_replies.jsonl") else { return };
+    let Some(mut records) = recorded("python/master_odd_agent_replies.jsonl") else { return };
+    records.extend(recorded("go/master_odd_agent_replies.jsonl").unwrap());
     let mut seen = 0;
     for record in &records {
         let Some((status, body)) = record["note"].as_str().and_then(answered) else { continue };
@@ -133,5 +134,12 @@ fn odd_answers_of_agents() {
                 || map::members(body.as_bytes(), None).is_err()
         );
     }
-    assert!(seen >= 8, "{seen}");
+    assert!(seen >= 16, "{seen}");
+}
+
+#[test]
+fn five_minutes() {
+    let Some(records) = recorded("python/agent_five_minutes.jsonl") else { return };
+    let body: Value = serde_json::from_str(records[0]["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body["stderr"], map::TIMED_OUT);
 }

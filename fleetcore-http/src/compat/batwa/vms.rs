@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use fleetcore::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExitKind, Fleet, Json, LOCAL, OpContext, Overflow,
-    PtySize, Result, RunningCommand,
+    Channel, CommandId, CommandSpec, EndReason, Error, ErrorKind, ExitKind, Fleet, Json, LOCAL,
+    MachineFilter, OpContext, Overflow, PtySize, Result, RunningCommand,
 };
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Scheme of the provider of the same machines.
-const PROVIDER: &str = "multipass";
+pub(super) const PROVIDER: &str = "multipass";
 /// Multipass processes at once, terminals apart. More wait their turn.
 const AT_ONCE: usize = 16;
 /// Longest a look may take.
@@ -30,6 +30,9 @@ const LAUNCH_LIMIT: Duration = Duration::from_secs(3600);
 const OUTPUT_MAX: usize = 16 << 20;
 /// Window between the program of a terminal and its browser; beyond that the program waits.
 const TERMINAL_WINDOW: usize = 256 << 10;
+/// How long a terminal is watched after its shell has ended, for what jobs left behind still say. The contract wants the
+/// close within 100 ms.
+const TERMINAL_DRAIN: Duration = Duration::from_millis(50);
 /// Time between hanging up and killing, as in the original.
 const TERMINAL_GRACE: Duration = Duration::from_secs(2);
 
@@ -92,6 +95,14 @@ impl fmt::Debug for Vms {
     }
 }
 
+/// What a call printed that succeeded.
+fn checked(printed: Printed) -> Result<Printed, VmError> {
+    if printed.code == Some(0) {
+        return Ok(printed);
+    }
+    Err(VmError::Failed(String::from_utf8_lossy(&printed.stderr).into_owned()))
+}
+
 impl Vms {
     pub(super) fn new(fleet: Fleet, program: impl Into<Arc<str>>) -> Self {
         Self { fleet, program: program.into(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
@@ -115,19 +126,19 @@ impl Vms {
         }
     }
 
-    /// Launches an instance; gives the message for the client.
-    pub(super) async fn create(&self, wanted: &Create) -> Result<String, VmError> {
+    /// Launches an instance for `actor`; gives the message for the client.
+    pub(super) async fn create(&self, actor: Option<&str>, wanted: &Create) -> Result<String, VmError> {
         let cpus = wanted.cpus.to_string();
         let (name, memory, disk) = (wanted.name.as_str(), wanted.memory.as_str(), wanted.disk.as_str());
         let sizes = ["--name", name, "--cpus", &cpus, "--memory", memory, "--disk", disk];
         let args: Vec<&str> = ["launch", wanted.image.as_str()].into_iter().chain(sizes).collect();
-        let printed = self.successful(&args, LAUNCH_LIMIT).await;
+        let printed = self.deed(actor, name, &args, LAUNCH_LIMIT).await;
         self.changed().await;
         Ok(Deed::Create.message(name, &printed?.stdout))
     }
 
-    /// Starts, stops or deletes an instance; gives the message for the client. `name` has been checked.
-    pub(super) async fn act(&self, deed: Deed, name: &str) -> Result<String, VmError> {
+    /// Starts, stops or deletes an instance for `actor`; gives the message for the client. `name` has been checked.
+    pub(super) async fn act(&self, actor: Option<&str>, deed: Deed, name: &str) -> Result<String, VmError> {
         let args: &[&str] = match deed {
             // Not a global purge: other instances that could still be recovered are none of our business.
             Deed::Delete => &["delete", "--purge", name],
@@ -135,7 +146,7 @@ impl Vms {
             Deed::Stop => &["stop", name],
             Deed::Create => return Err(VmError::Fleet(Arc::new(Error::unsupported("create")))),
         };
-        let printed = self.successful(args, DEED_LIMIT).await;
+        let printed = self.deed(actor, name, args, DEED_LIMIT).await;
         self.changed().await;
         Ok(deed.message(name, &printed?.stdout))
     }
@@ -147,14 +158,55 @@ impl Vms {
         if let Err(error) = provider.act(&OpContext::default(), "refresh", Json::new()).await {
             tracing::debug!(%error, "the provider's list stays as it is");
         }
+        self.announce();
+    }
+
+    /// Lets the fleet look at its machines, behind the caller's back: it tells its listeners what is different.
+    pub(super) fn announce(&self) {
+        let fleet = self.fleet.clone();
+        if fleet.providers().is_empty() {
+            return;
+        }
+        tokio::spawn(async move {
+            // Bounded by the fleet itself. Failures are told to those who list; here there is nobody to tell.
+            let _ = fleet.machines(&OpContext::default(), &MachineFilter::default()).await;
+        });
     }
 
     async fn successful(&self, args: &[&str], limit: Duration) -> Result<Printed, VmError> {
         let printed = self.run(args.iter().map(|a| (*a).to_owned()).collect(), limit).await?;
-        if printed.code == Some(0) {
-            return Ok(printed);
+        checked(printed)
+    }
+
+    /// Changes something: for somebody it is a command of the fleet, with a record and live output.
+    async fn deed(
+        &self,
+        actor: Option<&str>,
+        name: &str,
+        args: &[&str],
+        limit: Duration,
+    ) -> Result<Printed, VmError> {
+        let Some(actor) = actor else { return self.successful(args, limit).await };
+        let failed = |e: Error| match e.kind() {
+            ErrorKind::NotFound => VmError::NotInstalled,
+            _ => VmError::Fleet(Arc::new(e)),
+        };
+        let _turn = self.turns.acquire().await;
+        let spec = CommandSpec::argv(std::iter::once(&*self.program).chain(args.iter().copied()))
+            .with_timeout(limit)
+            .with_label("vm", name);
+        let host = self.fleet.machine(LOCAL).map_err(|e| VmError::Fleet(Arc::new(e)))?;
+        let cx = OpContext::for_actor(actor);
+        let running = host.spawn_with(&cx, CommandId::generate(), spec).await.map_err(failed)?;
+        let done = running.output().await.map_err(failed)?;
+        if done.status.reason == Some(EndReason::TimedOut) {
+            return Err(VmError::TimedOut);
         }
-        Err(VmError::Failed(String::from_utf8_lossy(&printed.stderr).into_owned()))
+        let code = match done.status.kind {
+            ExitKind::Code(code) => Some(code),
+            _ => None,
+        };
+        checked(Printed { code, stdout: done.stdout, stderr: done.stderr })
     }
 
     /// Runs Multipass with these arguments to its end, with nothing to read. Dropping the future kills it.
@@ -192,13 +244,14 @@ impl Vms {
     /// # Errors
     /// Those of the fleet.
     pub(super) async fn terminal(&self, actor: &str, name: &str, size: PtySize) -> Result<RunningCommand> {
-        let spec = CommandSpec::argv([&*self.program, "shell", name])
+        let mut spec = CommandSpec::argv([&*self.program, "shell", name])
             .with_pty(size)
             // A service without a terminal of its own would give a dumb one.
             .with_env("TERM", "xterm-256color")
             .with_grace(TERMINAL_GRACE)
             .with_replay(TERMINAL_WINDOW, Overflow::Block)
             .with_label("vm", name);
+        spec.drain = TERMINAL_DRAIN;
         let cx = OpContext::for_actor(actor);
         self.fleet.machine(LOCAL)?.spawn_with(&cx, CommandId::generate(), spec).await
     }

@@ -47,7 +47,7 @@ names!(
 );
 names!(
     /// One power of a token.
-    ScopeName as Scope { Read, Run, Files, Machines, Admin }
+    ScopeName as Scope { Read, Run, Files, Machines, Tunnels, Admin }
 );
 names!(
     /// How to stop a machine.

@@ -75,6 +75,8 @@ pub struct Capabilities {
     pub native_sessions: bool,
     /// Commands outlive the server.
     pub reattach: bool,
+    /// Connections to addresses it can reach can be opened.
+    pub connect: bool,
     /// Named operations.
     pub actions: Vec<String>,
 }
@@ -90,6 +92,7 @@ impl From<ExecCapabilities> for Capabilities {
             native_files: c.native_files,
             native_sessions: c.native_sessions,
             reattach: c.reattach,
+            connect: c.connect,
             actions: c.actions,
         }
     }

@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     COMMAND_ID_VARIABLE, LocalConfig,
     cgroup::Cgroup,
+    connect::connect,
     error::SpawnError,
     files::LocalFiles,
     input::{PipeInput, TerminalInput},
@@ -34,9 +35,9 @@ use super::{
     user::{Account, ignored_signals},
 };
 use crate::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, Io, Offset, Program,
-    PtySize, Result, SessionSpec,
-    raw::{Executor, FileSystem, OpContext, RawProcess, Session},
+    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, HostPort, Io, Offset,
+    Program, PtySize, Result, SessionSpec,
+    raw::{BoxConnection, Executor, FileSystem, OpContext, RawProcess, Session},
     sys::{ExitWatch, Prepare, PtyControl, open_pty, prepare, to_io},
 };
 
@@ -75,6 +76,18 @@ impl Local {
     /// reached through commands.
     pub(in crate::backends) fn inside(&self, place: Arc<Place>) -> Self {
         Self { place: Some(place), ..self.clone() }
+    }
+
+    /// What works [inside](Self::inside) a place.
+    pub(in crate::backends) fn capabilities_inside() -> ExecCapabilities {
+        ExecCapabilities {
+            pty: true,
+            stdin: true,
+            split_output: true,
+            signals: true,
+            connect: true,
+            ..ExecCapabilities::default()
+        }
     }
 
     /// The settings.
@@ -296,17 +309,12 @@ fn assemble(tree: Arc<Tree>, mut control: LocalControl, channels: Channels) -> i
 #[async_trait]
 impl Executor for Local {
     fn capabilities(&self) -> ExecCapabilities {
-        ExecCapabilities {
-            pty: true,
-            stdin: true,
-            split_output: true,
-            signals: true,
-            native_files: self.place.is_none(),
-            run_as_user: self.place.is_none()
-                && self.config.allow_user_switch
-                && rustix::process::geteuid().is_root(),
-            ..ExecCapabilities::default()
+        let inside = Self::capabilities_inside();
+        if self.place.is_some() {
+            return inside;
         }
+        let run_as_user = self.config.allow_user_switch && rustix::process::geteuid().is_root();
+        ExecCapabilities { native_files: true, run_as_user, ..inside }
     }
 
     async fn ping(&self, _cx: &OpContext) -> Result<()> {
@@ -339,5 +347,9 @@ impl Executor for Local {
             return Err(Error::unsupported("files"));
         }
         Ok(Arc::new(LocalFiles::open(&self.config)?))
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        connect(cx, to, self.place.as_deref()).await
     }
 }

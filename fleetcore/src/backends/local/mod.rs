@@ -5,6 +5,7 @@
 
 mod cgroup;
 mod config;
+mod connect;
 mod error;
 mod executor;
 pub(crate) mod files;

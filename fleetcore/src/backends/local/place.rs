@@ -19,6 +19,8 @@ use crate::sys::Enter;
 pub(in crate::backends) struct Place {
     /// A process in there: its id, and a descriptor that keeps meaning it.
     pub(in crate::backends) holder: (Pid, Arc<OwnedFd>),
+    /// The user in there, where that is not the user of this process: ids out here and in there.
+    pub(in crate::backends) user: Option<(u32, u32)>,
     /// Whether it has a network of its own.
     pub(in crate::backends) own_network: bool,
     /// All variables a command starts with.
@@ -66,6 +68,7 @@ impl Elsewhere {
             memory_bytes: place.memory_bytes,
             processes: place.processes,
             cpus: place.cpus,
+            user: place.user,
             report: theirs.into(),
         };
         Ok(Self { enter, report: Report(ours) })

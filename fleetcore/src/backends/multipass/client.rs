@@ -70,10 +70,10 @@ impl Client {
         Self { local: Local::new(LocalConfig::default()), config, version: Shared::default() }
     }
 
-    fn spec(&self, args: &[String], stdin: bool) -> CommandSpec {
+    fn spec(&self, args: &[String], io: Io) -> CommandSpec {
         let program = self.config.program.to_string_lossy().into_owned();
         let argv = std::iter::once(program).chain(args.iter().cloned());
-        let mut spec = CommandSpec::argv(argv).with_io(Io::Pipes { stdin, merge: false });
+        let mut spec = CommandSpec::argv(argv).with_io(io);
         // A locale that is not installed makes `info` fail; times come in the zone of the client.
         spec = spec.with_env("LC_ALL", "C.UTF-8").with_env("TZ", "UTC");
         for (name, value) in &self.config.env {
@@ -92,7 +92,17 @@ impl Client {
         args: &[String],
         stdin: bool,
     ) -> Result<RawProcess, Failure> {
-        let spec = self.spec(args, stdin);
+        self.spawn_on(command, args, Io::Pipes { stdin, merge: false }).await
+    }
+
+    /// The same, on a terminal or on pipes.
+    pub(super) async fn spawn_on(
+        &self,
+        command: &'static str,
+        args: &[String],
+        io: Io,
+    ) -> Result<RawProcess, Failure> {
+        let spec = self.spec(args, io);
         // The id is the client's own: what runs on the machine has another.
         let started = self.local.spawn(&OpContext::default(), CommandId::generate(), &spec).await;
         started.map_err(|e| match e.kind() {

@@ -227,9 +227,8 @@ impl Failure {
     fn kind(&self) -> ErrorKind {
         use Class as C;
         match self.class {
-            C::NoProgram | C::Unreachable | C::NotInstalled | C::Ssh | C::Killed | C::HostDisk => {
-                ErrorKind::Unavailable
-            }
+            C::NoProgram => ErrorKind::Unsupported,
+            C::Unreachable | C::NotInstalled | C::Ssh | C::Killed | C::HostDisk => ErrorKind::Unavailable,
             C::BadAddress | C::BadHome | C::Hypervisor => ErrorKind::Unavailable,
             C::ClientTimeout | C::ServerTimeout | C::TooSlow => ErrorKind::Timeout,
             C::SocketDenied | C::NotAuthenticated => ErrorKind::PermissionDenied,
@@ -251,7 +250,9 @@ impl Failure {
     fn advice(&self) -> Option<&'static str> {
         use Class as C;
         Some(match self.class {
-            C::NoProgram => "install Multipass, or say where its program is",
+            C::NoProgram => {
+                "install Multipass: `snap install multipass` on Linux, `brew install --cask multipass` on macOS"
+            }
             C::Unreachable => {
                 "check that the daemon runs (`snap services multipass`, `systemctl status multipassd`); it \
                  may be restarting"
@@ -289,7 +290,7 @@ impl Failure {
         };
         let message = match self.class {
             C::Unreachable => "the Multipass daemon cannot be reached".to_owned(),
-            C::NoProgram => "the program of Multipass is not there".to_owned(),
+            C::NoProgram => "Multipass is not installed: its program is not there".to_owned(),
             _ if self.text.is_empty() => format!("multipass {} failed", self.command),
             _ => self.text.clone(),
         };

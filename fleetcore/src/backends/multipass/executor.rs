@@ -1,6 +1,11 @@
 //! Running things on a machine.
 
-use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,13 +22,15 @@ use super::{
     client::Client,
     error::{Class, Failure},
     input::Pump,
+    plain,
     provider::Inner,
     wire::{Decoder, frame, header},
 };
 use crate::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, Io, MachineId,
+    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, HostPort, Io, MachineId,
     MachineState, Offset, PtySize, Result, Retry, SessionSpec, Signal,
-    raw::{Executor, FileSystem, OpContext, ProcessControl, RawProcess, Session},
+    raw::{BoxConnection, Executor, FileSystem, OpContext, ProcessControl, RawProcess, Session},
+    sim::relay,
 };
 
 /// The program on the machine. Comments and empty lines stay here.
@@ -47,6 +54,8 @@ const ENDLESS: u32 = u32::MAX;
 const INPUT_BUFFER: usize = 256 << 10;
 /// How long the runner may take to kill a tree and go, before its connection is cut, which makes it do the same.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(10);
+/// How long it is remembered that a machine has no Python: somebody may install it.
+const PLAIN_FRESH: Duration = Duration::from_secs(600);
 /// How much of the client's complaint is kept.
 const COMPLAINT_MAX_BYTES: usize = 8 << 10;
 
@@ -76,17 +85,27 @@ impl MachineExecutor {
         Self { inner, id }
     }
 
-    fn client(&self) -> &Arc<Client> {
+    pub(super) fn client(&self) -> &Arc<Client> {
         &self.inner.client
     }
 
-    async fn args(&self, mark: &str, as_root: bool) -> Result<Vec<String>, Failure> {
+    pub(super) fn exec_limit(&self) -> Duration {
+        self.inner.config.exec_limit
+    }
+
+    /// Up to the words of the command.
+    pub(super) async fn exec_args(&self) -> Result<Vec<String>, Failure> {
         let mut args = vec!["exec".to_owned()];
         if self.client().version().await?.at_least(1, 10) {
             // No look-up of mounts, and no `cd` in front.
             args.push("-n".to_owned());
         }
         args.extend([self.id.as_str(), "--"].map(str::to_owned));
+        Ok(args)
+    }
+
+    async fn args(&self, mark: &str, as_root: bool) -> Result<Vec<String>, Failure> {
+        let mut args = self.exec_args().await?;
         if as_root {
             args.extend(["sudo", "-n"].map(str::to_owned));
         }
@@ -130,7 +149,29 @@ impl MachineExecutor {
         }
     }
 
-    fn about(&self, error: Error) -> Error {
+    /// With Python on the machine; without, by its shell alone.
+    async fn start_somehow(&self, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
+        let is_plain = |at: &Instant| at.elapsed() < PLAIN_FRESH;
+        // Another user takes the runner: without it, that is told.
+        let known = spec.user.is_none() && self.inner.plain.lock().get(&self.id).is_some_and(is_plain);
+        if known {
+            return self.start_plain(spec).await;
+        }
+        match self.start(id, spec).await {
+            Err(error) if spec.user.is_none() && plain::lacks_python(&error) => {
+                tracing::info!(machine = %self.id, "there is no python3: commands run with the shell alone");
+                {
+                    let mut known = self.inner.plain.lock();
+                    known.retain(|_, at| is_plain(at));
+                    known.insert(self.id.clone(), Instant::now());
+                }
+                self.start_plain(spec).await
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn about(&self, error: Error) -> Error {
         error.with_context("machine", &self.id)
     }
 
@@ -285,7 +326,7 @@ impl Wire {
 }
 
 /// What the runner could not do: stage, number and text of the error.
-fn refusal(answer: &str, spec: &CommandSpec) -> Error {
+pub(super) fn refusal(answer: &str, spec: &CommandSpec) -> Error {
     let mut words = answer.splitn(3, ' ');
     let (stage, number) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let text = words.next().unwrap_or("it cannot be started").to_owned();
@@ -505,6 +546,7 @@ impl Executor for MachineExecutor {
             split_output: true,
             signals: true,
             run_as_user: true,
+            connect: true,
             ..ExecCapabilities::default()
         }
     }
@@ -524,7 +566,7 @@ impl Executor for MachineExecutor {
     async fn spawn(&self, cx: &OpContext, id: CommandId, spec: &CommandSpec) -> Result<RawProcess> {
         let limit = self.inner.config.exec_limit;
         let start = async {
-            timeout(limit, self.start(id, spec)).await.unwrap_or_else(|_| {
+            timeout(limit, self.start_somehow(id, spec)).await.unwrap_or_else(|_| {
                 let what = format!("the machine did not start the command within {} s", limit.as_secs());
                 Err(self.about(Failure::new(Class::TooSlow, "exec", what).into_error()))
             })
@@ -542,6 +584,11 @@ impl Executor for MachineExecutor {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Err(Error::unsupported("files"))
+    }
+
+    /// By a small program on the machine: ports that listen on its loopback interface cannot be reached from here.
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        relay::connect(self, cx, to).await
     }
 }
 

@@ -65,7 +65,7 @@ impl Launches {
     }
 
     /// Takes a name until the reservation is dropped.
-    fn reserve(&self, name: &str) -> Result<Reservation> {
+    pub(super) fn reserve(&self, name: &str) -> Result<Reservation> {
         let mut known = self.known.lock();
         match known.get(name) {
             Some(launch) if launch.state != LOST => {
@@ -95,14 +95,14 @@ impl Launches {
 const LOST: &str = "lost";
 
 #[derive(Debug)]
-struct Reservation {
+pub(super) struct Reservation {
     name: String,
     known: Arc<Mutex<BTreeMap<String, Launch>>>,
-    lost: bool,
+    pub(super) lost: bool,
 }
 
 impl Reservation {
-    fn note(&self, state: &'static str) {
+    pub(super) fn note(&self, state: &'static str) {
         if let Some(launch) = self.known.lock().get_mut(&self.name) {
             launch.state = state;
         }
@@ -124,11 +124,11 @@ impl Drop for Reservation {
 }
 
 /// A launch, checked.
-struct Plan {
-    name: MachineId,
+pub(super) struct Plan {
+    pub(super) name: MachineId,
     args: Vec<String>,
-    user_data: Option<SecretString>,
-    labels: Labels,
+    pub(super) user_data: Option<SecretString>,
+    pub(super) labels: Labels,
     limit: Duration,
 }
 
@@ -255,7 +255,7 @@ fn check_user_data(data: &str) -> Result<()> {
 
 /// What came of a launch as far as the list tells.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Found {
+pub(super) enum Found {
     Running,
     /// It is there and will not come up by itself.
     Down,
@@ -271,6 +271,8 @@ impl Inner {
         names::check_new("name", &spec.name).map_err(|e| e.with_operation("machine.create"))?;
         let version = self.client.version().await?;
         let plan = Plan::new(self, &version, spec).map_err(|e| e.with_operation("machine.create"))?;
+        // A process before this one may have begun the same.
+        self.resumed().await;
         let reservation = self.launches.reserve(plan.name.as_str())?;
         // Only what was not there before is ours to remove.
         let before = self.inventory.states_now().await?;
@@ -288,11 +290,12 @@ impl Inner {
         // A task of its own: what the daemon has begun goes on whether we look or not.
         tokio::spawn(async move {
             let name = plan.name.clone();
-            let made = inner.launch(plan, reservation, gone, progress).await;
+            let (made, known) = inner.launch(plan, reservation, gone, progress).await;
             let was_made = made.is_ok();
             let heard = tell.send(made).is_ok() && thanked.await.is_ok();
-            if was_made && !heard {
-                inner.abandon(&name).await;
+            let known = if was_made && !heard { inner.abandon(&name).await } else { known };
+            if known {
+                inner.settled(&name).await;
             }
         });
         let made = told.await.unwrap_or_else(|_| {
@@ -303,24 +306,38 @@ impl Inner {
         made
     }
 
-    /// A machine came up and nobody wants it any more.
-    async fn abandon(self: &Arc<Self>, name: &MachineId) {
+    /// A machine came up and nobody wants it any more. Whether its fate is known now.
+    pub(super) async fn abandon(self: &Arc<Self>, name: &MachineId) -> bool {
         if self.config.abandoned == Abandoned::Keep {
             tracing::warn!(machine = %name, "a machine was launched for somebody who is gone; it stays");
-            return;
+            return true;
         }
         match self.purge_for_sure(name.as_str(), self.config.follow_limit).await {
             Ok(()) => tracing::info!(machine = %name, "a machine nobody waits for any more was purged"),
             Err(failure) => {
-                tracing::error!(machine = %name, %failure, "a machine nobody knows of may be left")
+                tracing::error!(machine = %name, %failure, "a machine nobody knows of may be left");
+                return false;
             }
         }
+        true
     }
 
+    /// The outcome of a launch, and whether it is known for sure what is there now.
     async fn launch(
         self: &Arc<Self>,
         plan: Plan,
         mut reservation: Reservation,
+        gone: CancellationToken,
+        progress: Option<tokio::sync::mpsc::Sender<String>>,
+    ) -> (Result<MachineInfo>, bool) {
+        let made = self.launch_and_follow(plan, &mut reservation, gone, progress).await;
+        (made, !reservation.lost)
+    }
+
+    async fn launch_and_follow(
+        self: &Arc<Self>,
+        plan: Plan,
+        reservation: &mut Reservation,
         gone: CancellationToken,
         progress: Option<tokio::sync::mpsc::Sender<String>>,
     ) -> Result<MachineInfo> {
@@ -342,6 +359,7 @@ impl Inner {
             _ => return Err(cancelled()),
         };
         reservation.note("launching");
+        self.begun(&plan).await;
         // While the image is fetched, ending the client ends the launch; later it only ends the news.
         let fetched = AtomicBool::new(false);
         let mut lines = Progress::default();
@@ -362,6 +380,7 @@ impl Inner {
                 biased;
                 done = &mut call => Some(done),
                 () = gone.cancelled() => {
+                    self.unwanted(&name).await;
                     if self.config.abandoned == Abandoned::Keep || fetched.load(Ordering::Relaxed) {
                         Some(call.await)
                     } else {
@@ -427,7 +446,12 @@ impl Inner {
     }
 
     /// Looks until it is clear what came of a launch that broke off.
-    async fn follow(&self, name: &MachineId, failure: &Failure, gone: &CancellationToken) -> Found {
+    pub(super) async fn follow(
+        &self,
+        name: &MachineId,
+        failure: &Failure,
+        gone: &CancellationToken,
+    ) -> Found {
         let began = Instant::now();
         let mut pause = self.config.follow_pause;
         let mut seen = false;
@@ -489,7 +513,7 @@ impl Inner {
     }
 
     /// What cloud-init has to complain about: a launch succeeds whatever came of it.
-    async fn cloud_init(&self, name: &MachineId) -> Option<String> {
+    pub(super) async fn cloud_init(&self, name: &MachineId) -> Option<String> {
         let mut call = Call::new("exec", self.config.exec_limit);
         if self.client.version().await.is_ok_and(|v| v.at_least(1, 10)) {
             call = call.arg("-n");

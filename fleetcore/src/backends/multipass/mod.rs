@@ -27,9 +27,11 @@ mod launch;
 mod machine;
 mod names;
 mod parse;
+mod plain;
 mod progress;
 mod provider;
 mod records;
+mod resume;
 mod shared;
 mod wire;
 

@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
+    time::Instant,
 };
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::{OnceCell, OwnedMutexGuard, Semaphore};
 
 use super::{
     MultipassConfig, actions,
@@ -44,9 +45,23 @@ impl Multipass {
             calls: Arc::new(Semaphore::new(config.calls.max(1))),
             serial: Semaphore::new(1),
             locks: Mutex::default(),
+            resumed: OnceCell::new(),
+            plain: Mutex::default(),
             client,
             config,
         }))
+    }
+
+    /// Follows launches that a process before this one began and whose outcome it did not see, as far as
+    /// [`records`](MultipassConfig::records) tell: a machine that came up is taken over with its labels, one that was
+    /// cancelled is purged. In the background; nothing is started where there are none. The first launch or list does the
+    /// same.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn resume(&self) {
+        let inner = Arc::clone(&self.0);
+        tokio::spawn(async move { inner.resumed().await });
     }
 }
 
@@ -62,6 +77,10 @@ pub(super) struct Inner {
     /// What the daemon does one after another anyway: in its queue the client's clock would run.
     pub(super) serial: Semaphore,
     locks: Mutex<HashMap<MachineId, Weak<tokio::sync::Mutex<()>>>>,
+    /// The launches of processes before this one are followed.
+    pub(super) resumed: OnceCell<()>,
+    /// Machines without Python, and when that was seen.
+    pub(super) plain: Mutex<BTreeMap<MachineId, Instant>>,
 }
 
 impl Inner {
@@ -163,6 +182,7 @@ impl Provider for Multipass {
 
     async fn list(&self, cx: &OpContext, filter: MachineFilter) -> Result<Vec<MachineInfo>> {
         let list = async {
+            self.0.resumed().await;
             let records = self.0.records.all().await?;
             let items = self.0.inventory.items_soon().await?;
             let passes = |m: &MachineInfo| {

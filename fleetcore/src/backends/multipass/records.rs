@@ -16,12 +16,26 @@ pub(super) struct Record {
     pub(super) created_at: Option<Timestamp>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// A launch whose outcome is not known yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Pending {
+    pub(super) since: Timestamp,
+    #[serde(default)]
+    pub(super) labels: Labels,
+    /// Whether somebody still wants the machine.
+    pub(super) wanted: bool,
+    /// Whether cloud-init got a document.
+    #[serde(default)]
+    pub(super) user_data: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Document {
     /// Layout of this file.
     version: u32,
     machines: BTreeMap<String, Record>,
+    launches: BTreeMap<String, Pending>,
 }
 
 const VERSION: u32 = 1;
@@ -31,7 +45,7 @@ const VERSION: u32 = 1;
 pub(super) struct Records {
     file: Option<PathBuf>,
     /// `None` until it is read.
-    known: Mutex<Option<BTreeMap<String, Record>>>,
+    known: Mutex<Option<Document>>,
 }
 
 impl Records {
@@ -44,11 +58,7 @@ impl Records {
     /// # Errors
     /// When the file cannot be read or is not ours: it is left alone then.
     pub(super) async fn all(&self) -> Result<BTreeMap<String, Record>> {
-        let mut known = self.known.lock().await;
-        if known.is_none() {
-            *known = Some(self.read().await?);
-        }
-        Ok(known.clone().unwrap_or_default())
+        self.with(|document| document.machines.clone()).await
     }
 
     /// Changes the record of `name`: `None` removes it.
@@ -56,38 +66,77 @@ impl Records {
     /// # Errors
     /// When the file cannot be read or written; what is in memory counts then.
     pub(super) async fn set(&self, name: &str, record: Option<Record>) -> Result<()> {
+        self.change(|document| match record {
+            Some(record) => drop(document.machines.insert(name.to_owned(), record)),
+            None => drop(document.machines.remove(name)),
+        })
+        .await
+    }
+
+    /// Launches that a process before this one began and whose outcome it did not see.
+    pub(super) async fn launches(&self) -> Result<BTreeMap<String, Pending>> {
+        self.with(|document| document.launches.clone()).await
+    }
+
+    /// A launch begins, or its outcome is known (`None`). Errors as for [`set`](Self::set).
+    pub(super) async fn set_launch(&self, name: &str, launch: Option<Pending>) -> Result<()> {
+        self.change(|document| match launch {
+            Some(launch) => drop(document.launches.insert(name.to_owned(), launch)),
+            None => drop(document.launches.remove(name)),
+        })
+        .await
+    }
+
+    /// Nobody wants the machine of this launch any more.
+    pub(super) async fn unwanted(&self, name: &str) -> Result<()> {
+        self.change(|document| {
+            if let Some(launch) = document.launches.get_mut(name) {
+                launch.wanted = false;
+            }
+        })
+        .await
+    }
+
+    async fn with<T>(&self, look: impl FnOnce(&Document) -> T) -> Result<T> {
         let mut known = self.known.lock().await;
-        let mut all = match known.take() {
-            Some(all) => all,
+        let document = match known.take() {
+            Some(document) => document,
             None => self.read().await?,
         };
-        let changed = match record {
-            Some(record) => all.insert(name.to_owned(), record.clone()) != Some(record),
-            None => all.remove(name).is_some(),
+        Ok(look(known.insert(document)))
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut Document)) -> Result<()> {
+        let mut known = self.known.lock().await;
+        let before = match known.take() {
+            Some(document) => document,
+            None => self.read().await?,
         };
-        let written = if changed { self.write(&all).await } else { Ok(()) };
-        *known = Some(all);
+        let mut document = before.clone();
+        change(&mut document);
+        let written = if document == before { Ok(()) } else { self.write(&document).await };
+        *known = Some(document);
         written
     }
 
-    async fn read(&self) -> Result<BTreeMap<String, Record>> {
-        let Some(path) = &self.file else { return Ok(BTreeMap::new()) };
+    async fn read(&self) -> Result<Document> {
+        let Some(path) = &self.file else { return Ok(Document::default()) };
         let fail = |e: io::Error| Error::io("read machine records", e).with_context("path", path.display());
         let data = match tokio::fs::read(path).await {
             Ok(data) => data,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Document::default()),
             Err(e) => return Err(fail(e)),
         };
         let document: Document = serde_json::from_slice(&data).map_err(|e| fail(e.into()))?;
         if document.version > VERSION {
             return Err(fail(io::Error::other("it was written by a newer version")));
         }
-        Ok(document.machines)
+        Ok(document)
     }
 
-    async fn write(&self, all: &BTreeMap<String, Record>) -> Result<()> {
+    async fn write(&self, document: &Document) -> Result<()> {
         let Some(path) = self.file.clone() else { return Ok(()) };
-        let document = Document { version: VERSION, machines: all.clone() };
+        let document = Document { version: VERSION, ..document.clone() };
         let shown = path.display().to_string();
         let work = move || -> io::Result<()> {
             let dir = path.parent().filter(|d| !d.as_os_str().is_empty());

@@ -1,6 +1,6 @@
 //! What can be set.
 
-use std::path::PathBuf;
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 /// Settings of the sandbox provider.
 #[derive(Clone, Debug)]
@@ -37,5 +37,16 @@ impl SandboxConfig {
     pub fn with_bwrap(mut self, bwrap: impl Into<PathBuf>) -> Self {
         self.bwrap = bwrap.into();
         self
+    }
+
+    /// Where the program is: as configured, or found in the `PATH` of this process. The one of the environment it gets,
+    /// which is empty, would be the system's default.
+    pub(super) fn find_bwrap(&self) -> Option<PathBuf> {
+        if self.bwrap.components().count() > 1 {
+            return Some(self.bwrap.clone());
+        }
+        let runs =
+            |p: &PathBuf| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+        std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(&self.bwrap)).find(runs)
     }
 }

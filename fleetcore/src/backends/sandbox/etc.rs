@@ -9,8 +9,10 @@ use std::{
 
 /// User and group id inside.
 pub(super) const ID: u32 = 1000;
-/// User name inside, and the directory below `/home`.
+/// User name inside.
 pub(super) const USER: &str = "sandbox";
+/// Its home.
+pub(super) const HOME: &str = "/home/sandbox";
 
 /// Top directories of the host that hold programs and what they need, and no data of people.
 const HOST_DIRS: &[&str] =
@@ -18,8 +20,8 @@ const HOST_DIRS: &[&str] =
 /// Top directories of a root file system that a sandbox has of its own.
 const OWN_DIRS: &[&str] = &["dev", "home", "proc", "run", "sys", "tmp", "var"];
 
-/// Arguments that show the directories of `root` read-only.
-pub(super) fn system(root: &Path, host: bool) -> io::Result<Vec<OsString>> {
+/// Arguments that show the directories of `root` read-only. To bubblewrap it is at `seen`.
+pub(super) fn system(root: &Path, seen: &Path, host: bool) -> io::Result<Vec<OsString>> {
     let mut args: Vec<OsString> = Vec::new();
     for entry in fs::read_dir(root)? {
         let entry = entry?;
@@ -33,7 +35,7 @@ pub(super) fn system(root: &Path, host: bool) -> io::Result<Vec<OsString>> {
         if entry.file_type()?.is_symlink() {
             args.extend(["--symlink".into(), fs::read_link(entry.path())?.into(), inside.into()]);
         } else {
-            args.extend(["--ro-bind".into(), entry.path().into(), inside.into()]);
+            args.extend(["--ro-bind".into(), seen.join(&name).into(), inside.into()]);
         }
     }
     // `/etc/resolv.conf` is often a link to a file below `/run`, which is not shown.
@@ -76,18 +78,23 @@ fn mask(top: &Path, dir: &Path, depth: usize, args: &mut Vec<OsString>) {
     }
 }
 
-/// Writes the user database of a sandbox into `dir`; gives the arguments that show it where `etc` has one to cover.
-pub(super) fn users(dir: &Path, etc: &Path) -> io::Result<Vec<OsString>> {
+/// Writes the user database of a sandbox into `dir`; gives the arguments that show it where `etc` has one to cover. To
+/// bubblewrap, `dir` is at `seen`.
+pub(super) fn users(dir: &Path, seen: &Path, etc: &Path) -> io::Result<Vec<OsString>> {
     let passwd = format!(
-        "root:x:0:0:root:/root:/bin/sh\n{USER}:x:{ID}:{ID}:{USER}:/home/{USER}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+        "root:x:0:0:root:/root:/bin/sh\n{USER}:x:{ID}:{ID}:{USER}:{HOME}:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
     );
     let group = format!("root:x:0:\n{USER}:x:{ID}:\nnogroup:x:65534:\n");
     let mut args = Vec::new();
     for (name, text) in [("passwd", passwd), ("group", group)] {
         let path = dir.join(name);
-        fs::write(&path, text)?;
+        // A full disk is no reason not to start.
+        if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        }
         if etc.join(name).is_file() {
-            args.extend(["--ro-bind".into(), path.into(), Path::new("/etc").join(name).into()]);
+            args.extend(["--ro-bind".into(), seen.join(name).into(), Path::new("/etc").join(name).into()]);
         }
     }
     Ok(args)
@@ -121,11 +128,13 @@ mod tests {
             fs::create_dir(root.path().join(name)).unwrap();
         }
         std::os::unix::fs::symlink("usr/bin", root.path().join("bin")).unwrap();
-        let args = system(root.path(), false).unwrap();
+        let args = system(root.path(), Path::new("/seen"), false).unwrap();
         let has = |a: &str| args.iter().any(|x| x == a);
-        assert!(has("/usr") && has("/etc") && has("/srv") && has("/bin") && has("usr/bin"));
+        assert!(
+            has("/seen/usr") && has("/usr") && has("/etc") && has("/srv") && has("/bin") && has("usr/bin")
+        );
         assert!(!has("/home") && !has("/proc"));
-        let host = system(root.path(), true).unwrap();
+        let host = system(root.path(), root.path(), true).unwrap();
         assert!(host.iter().all(|a| a != "/srv"), "data of the host is not shown: {host:?}");
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Stdio,
@@ -19,11 +20,13 @@ use tokio::{
 use super::{
     SandboxConfig, etc,
     limits::Limits,
+    parent,
     state::{HOST_IMAGE, Spec},
 };
 use crate::{
     Error, ErrorKind, MachineId, Result,
     backends::local::{Local, is_dead, place::Place},
+    sys::{PASSED, Unprivileged, unprivileged, without_descriptors},
 };
 
 /// How long bubblewrap may take to set up a sandbox. It takes 10 ms; the rest is for a machine under load.
@@ -34,6 +37,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 const COMPLAINT: u64 = 2048;
 /// What the first process says once all is set up.
 const READY: &str = "fleetcore: ready";
+/// Directories of a sandbox, and where they are in there.
+const PARTS: [(&str, &str); 3] = [("home", etc::HOME), ("tmp", "/tmp"), ("var-tmp", "/var/tmp")];
 /// Runs in the sandbox as its first process until the pipe to the server is closed: an end of the server, however
 /// sudden, ends the sandbox.
 const FIRST_PROCESS: &str = "echo 'fleetcore: ready' >&2; exec 2>/dev/null; read -r _";
@@ -57,12 +62,34 @@ impl Holder {
         dir: &Path,
         spec: &Spec,
     ) -> Result<Self> {
-        let limits = Limits::new(name, spec)?;
-        let args = arguments(config, name, dir, spec)?;
-        let mut command = Command::new(&config.bwrap);
+        let limits = Limits::new(name, spec);
+        let root = Root::find(config, spec)?;
+        let owner = owner();
+        let seen = match owner {
+            Some(_) => {
+                let at = |n: &str| Path::new(PASSED).join(n);
+                Seen { dir: at("0"), root: if root.host { root.path.clone() } else { at("1") } }
+            }
+            None => Seen { dir: dir.to_owned(), root: root.path.clone() },
+        };
+        let set_up = |e| Error::io("start sandbox", e).with_context("path", dir.display());
+        if let Some(owner) = owner {
+            hand_over(dir, owner).map_err(set_up)?;
+        }
+        let args = arguments(name, dir, spec, &root, &seen)?;
+        let program = config.find_bwrap().ok_or_else(|| missing(config, io::ErrorKind::NotFound.into()))?;
+        let mut command = Command::new(program);
         command.args(args).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true).process_group(0);
-        let mut monitor = command.spawn().map_err(|e| missing(config, e))?;
+        without_descriptors(command.as_std_mut());
+        if let Some(owner) = owner {
+            let mut dirs = vec![dir.to_owned()];
+            if !root.host {
+                dirs.push(root.path.clone());
+            }
+            unprivileged(command.as_std_mut(), Unprivileged { owner, dirs }).map_err(set_up)?;
+        }
+        let mut monitor = parent::spawn(command).await.map_err(|e| missing(config, e))?;
         let (Some(lifeline), Some(out), Some(err)) =
             (monitor.stdin.take(), monitor.stdout.take(), monitor.stderr.take())
         else {
@@ -87,12 +114,12 @@ impl Holder {
             return Err(complaint("it ended at once", name));
         }
         let first = Arc::new(first);
-        let home = format!("/home/{}", etc::USER);
         let place = Place {
             holder: (pid, Arc::clone(&first)),
+            user: owner.map(|o| (o, etc::ID)),
             own_network: !spec.network,
-            env: environment(&home),
-            home: PathBuf::from(home),
+            env: environment(etc::HOME),
+            home: PathBuf::from(etc::HOME),
             cgroup: limits.cgroup.clone(),
             memory_bytes: limits.memory_bytes,
             processes: limits.processes,
@@ -139,39 +166,115 @@ fn environment(home: &str) -> BTreeMap<String, String> {
     set.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
-fn arguments(config: &SandboxConfig, name: &MachineId, dir: &Path, spec: &Spec) -> Result<Vec<OsString>> {
-    let host = spec.image == HOST_IMAGE;
-    let root = if host { PathBuf::from("/") } else { config.images.join(&spec.image) };
-    let fail = |e| Error::io("start sandbox", e).with_context("path", root.display());
-    if !host && !root.is_dir() {
-        return Err(Error::new(ErrorKind::NotFound, "no such image")
+/// What a sandbox sees of a system.
+struct Root {
+    path: PathBuf,
+    /// It is that of the host.
+    host: bool,
+}
+
+impl Root {
+    fn find(config: &SandboxConfig, spec: &Spec) -> Result<Self> {
+        if spec.image == HOST_IMAGE {
+            return Ok(Self { path: "/".into(), host: true });
+        }
+        let path = config.images.join(&spec.image);
+        if path.is_dir() {
+            return Ok(Self { path, host: false });
+        }
+        Err(Error::new(ErrorKind::NotFound, "no such image")
             .with_operation("start sandbox")
             .with_context("field", "image")
             .with_context("image", &spec.image)
-            .with_context("hint", format!("unpack a root file system to {}", root.display())));
+            .with_context("hint", format!("unpack a root file system to {}", path.display())))
     }
+}
+
+/// Where bubblewrap sees things.
+struct Seen {
+    dir: PathBuf,
+    root: PathBuf,
+}
+
+/// Who sandboxes are out here when this process is root: an id that owns nothing. The first is in the range systemd leaves
+/// unused (`docs/UIDS-GIDS.md`); in a container there may be few ids, `nobody` among them. `None` for an ordinary user,
+/// and for a root that has no other id: then it is itself.
+fn owner() -> Option<u32> {
+    const CANDIDATES: [u32; 2] = [0x7f1e_e700, 65534];
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let maps =
+        ["/proc/self/uid_map", "/proc/self/gid_map"].map(|f| fs::read_to_string(f).unwrap_or_default());
+    CANDIDATES.into_iter().find(|id| maps.iter().all(|m| has_id(m, *id)))
+}
+
+/// Whether a map of `user_namespaces(7)` has an id.
+fn has_id(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(id))
+    })
+}
+
+/// Gives the directories of a sandbox to its user. The way to them stays closed for everybody else.
+fn hand_over(dir: &Path, owner: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let open = fs::Permissions::from_mode(0o711);
+    fs::set_permissions(dir, open.clone())?;
+    fs::set_permissions(dir.join("etc"), open)?;
+    PARTS.iter().try_for_each(|(part, _)| std::os::unix::fs::lchown(dir.join(part), Some(owner), Some(owner)))
+}
+
+fn arguments(name: &MachineId, dir: &Path, spec: &Spec, root: &Root, seen: &Seen) -> Result<Vec<OsString>> {
+    let fail = |e| Error::io("start sandbox", e).with_context("path", root.path.display());
     let id = etc::ID.to_string();
-    let home = format!("/home/{}", etc::USER);
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |list: &[&str]| args.extend(list.iter().map(OsString::from));
-    add(&["--unshare-all", "--unshare-user", "--info-fd", "1", "--uid", &id, "--gid", &id]);
+    add(&[
+        "--unshare-all",
+        "--unshare-user",
+        "--die-with-parent",
+        "--info-fd",
+        "1",
+        "--uid",
+        &id,
+        "--gid",
+        &id,
+    ]);
     if spec.network {
         add(&["--share-net"]);
     }
     // Host names have at most 64 bytes (gethostname(2)).
     let shown: String = name.as_str().chars().take(64).collect();
     add(&["--hostname", &shown]);
-    args.extend(etc::system(&root, host).map_err(fail)?);
-    let etc_dir = root.join("etc");
-    if rustix::process::geteuid().is_root() {
+    args.extend(etc::system(&root.path, &seen.root, root.host).map_err(fail)?);
+    let etc_dir = root.path.join("etc");
+    let as_root = rustix::process::geteuid().is_root() && owner().is_none();
+    if as_root {
         args.extend(etc::masks(&etc_dir));
     }
-    args.extend(etc::users(&dir.join("etc"), &etc_dir).map_err(fail)?);
-    for (part, inside) in [("home", home.as_str()), ("tmp", "/tmp"), ("var-tmp", "/var/tmp")] {
-        args.extend(["--bind".into(), dir.join(part).into(), inside.into()]);
+    args.extend(etc::users(&dir.join("etc"), &seen.dir.join("etc"), &etc_dir).map_err(fail)?);
+    for (part, inside) in PARTS {
+        args.extend(["--bind".into(), seen.dir.join(part).into(), inside.into()]);
     }
     let mut add = |list: &[&str]| args.extend(list.iter().map(OsString::from));
-    add(&["--dev", "/dev", "--proc", "/proc", "--dir", "/run", "--dir", "/root", "--chdir", &home]);
+    add(&["--dev", "/dev", "--proc", "/proc", "--dir", "/run", "--dir", "/root", "--chdir", etc::HOME]);
+    if as_root {
+        add(&["--ro-bind", "/proc/sys", "/proc/sys"]);
+        for file in ["sysrq-trigger", "kcore", "mtrr", "kmsg"].map(|f| format!("/proc/{f}")) {
+            if Path::new(&file).exists() {
+                add(&["--ro-bind", "/dev/null", &file]);
+            }
+        }
+    }
+    // Last: all of the above is made in it. What is not a place of its own would be memory nobody counts.
+    add(&["--remount-ro", "/"]);
     add(&["--setenv", "PATH", "/usr/bin:/bin", "--", "/bin/sh", "-c", FIRST_PROCESS]);
     Ok(args)
 }

@@ -1,9 +1,12 @@
 //! Limits of a sandbox: by control group where this process may make one, else by what every process can be held to.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::state::Spec;
-use crate::{Error, MachineId, Result, backends::local::own_cgroup};
+use crate::{MachineId, backends::local::own_cgroup};
 
 /// How the limits of one sandbox are enforced.
 #[derive(Debug, Default)]
@@ -20,20 +23,14 @@ pub(super) struct Limits {
 
 impl Limits {
     /// Sets up what `spec` asks for.
-    ///
-    /// # Errors
-    /// `Unsupported` for a limit that cannot be held here.
-    pub(super) fn new(name: &MachineId, spec: &Spec) -> Result<Self> {
+    pub(super) fn new(name: &MachineId, spec: &Spec) -> Self {
         if spec.memory_bytes.is_none() && spec.cpus.is_none() && spec.processes.is_none() {
-            return Ok(Self::default());
+            return Self::default();
         }
-        match Self::by_cgroup(name, spec) {
-            Ok(limits) => Ok(limits),
-            Err(error) => {
-                tracing::debug!(%error, machine = %name, "no control group: limits hold for each process");
-                Self::by_process(spec)
-            }
-        }
+        Self::by_cgroup(name, spec).unwrap_or_else(|error| {
+            tracing::debug!(%error, machine = %name, "no control group: limits hold for each process");
+            Self::by_process(spec)
+        })
     }
 
     fn by_cgroup(name: &MachineId, spec: &Spec) -> io::Result<Self> {
@@ -50,7 +47,8 @@ impl Limits {
             }
         }
         // The process id keeps two servers apart that have a sandbox of the same name.
-        let dir = parent.join(format!("fleetcore-sandbox-{}-{name}", std::process::id()));
+        sweep(&parent);
+        let dir = parent.join(format!("{PREFIX}{}-{name}", std::process::id()));
         match fs::create_dir(&dir) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
             _ => {}
@@ -71,20 +69,28 @@ impl Limits {
         Ok(limits)
     }
 
-    fn by_process(spec: &Spec) -> Result<Self> {
-        if spec.processes.is_some() && rustix::process::geteuid().is_root() {
-            return Err(Error::unsupported("create").with_context("field", "options.processes").with_context(
-                "hint",
-                "takes control groups version 2 with the pids controller, or a server that does not run as root",
-            ));
-        }
-        Ok(Self {
+    fn by_process(spec: &Spec) -> Self {
+        Self {
             cgroup: None,
             memory_bytes: spec.memory_bytes,
             // The namespace's own first process and its helper count too.
             processes: spec.processes.map(|p| p.saturating_add(2)),
             cpus: spec.cpus,
-        })
+        }
+    }
+}
+
+/// What the control groups of sandboxes are called, before the id of their server and their own name.
+const PREFIX: &str = "fleetcore-sandbox-";
+
+/// Removes the groups of servers that were killed. What is in use cannot be removed.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let server = name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.split('-').next());
+        if server.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

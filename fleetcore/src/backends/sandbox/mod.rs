@@ -7,14 +7,15 @@
 //!
 //! # What it protects from, and what not
 //! Programs run without any capability, cannot gain one, and see neither processes, users' files, sockets under `/run`
-//! nor hardware of the host. The kernel is shared: whoever breaks it is out. With `network` on, a sandbox reaches what
-//! the host reaches, services on loopback included. A server that runs as root hides from its sandboxes what only root
-//! may read of `/etc`; better run it as an ordinary user.
+//! nor hardware of the host. Where the server runs as root, they run as a user that owns nothing. The kernel is shared:
+//! whoever breaks it is out. The disk is shared too: nothing limits what a sandbox writes. With `network` on, a sandbox reaches what the host reaches, services on loopback included.
 
 mod config;
 mod etc;
+mod executor;
 mod holder;
 mod limits;
+mod parent;
 mod provider;
 mod state;
 

@@ -7,8 +7,9 @@ use tokio::sync::Mutex;
 
 use super::{
     SandboxConfig,
+    executor::SandboxExecutor,
     holder::Holder,
-    state::{Spec, Store},
+    state::{PROBE, Spec, Store},
 };
 use crate::{
     ActionInfo, Error, ErrorKind, Json, MachineCapabilities, MachineFilter, MachineId, MachineInfo,
@@ -22,7 +23,7 @@ pub struct Sandboxes {
     inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(super) struct Inner {
     config: SandboxConfig,
     store: Store,
     local: Local,
@@ -54,7 +55,7 @@ impl Sandboxes {
     /// # Errors
     /// `Unsupported` with what to install or to set.
     pub async fn probe(&self) -> Result<()> {
-        let name = MachineId::new(format!("probe-{}", uuid::Uuid::now_v7()))?;
+        let name = MachineId::new(format!("{PROBE}{}", uuid::Uuid::now_v7()))?;
         let mut spec = MachineSpec::default();
         name.as_str().clone_into(&mut spec.name);
         let cx = OpContext::default();
@@ -95,6 +96,22 @@ impl Inner {
             None => Holder::start(&self.config, &self.local, name, &self.store.dir(name), spec).await?,
         };
         Ok(slot.insert(holder))
+    }
+
+    /// What runs things in a sandbox that is meant to run, brought up if it is not.
+    pub(super) async fn executor(self: &Arc<Self>, id: &MachineId) -> Result<Arc<Local>> {
+        let (inner, id) = (Arc::clone(self), id.clone());
+        to_the_end(async move {
+            let slot = inner.slot(&id);
+            let mut slot = slot.lock().await;
+            if let Some(holder) = slot.as_ref().filter(|h| h.alive()) {
+                return Ok(holder.executor());
+            }
+            let spec = known(&inner, &id).await?;
+            meant_to_run(&id, &spec)?;
+            Ok(inner.up(&mut slot, &id, &spec).await?.executor())
+        })
+        .await
     }
 
     async fn set_running(self: &Arc<Self>, name: &MachineId, running: bool) -> Result<Spec> {
@@ -257,24 +274,21 @@ impl Provider for Sandboxes {
     }
 
     async fn connect(&self, cx: &OpContext, id: &MachineId) -> Result<Arc<dyn Executor>> {
-        let (inner, id) = (Arc::clone(&self.inner), id.clone());
-        let connected = to_the_end(async move {
-            let slot = inner.slot(&id);
-            let mut slot = slot.lock().await;
-            if let Some(holder) = slot.as_ref().filter(|h| h.alive()) {
-                return Ok(holder.executor());
-            }
-            let spec = known(&inner, &id).await?;
-            if !spec.running {
-                return Err(Error::new(ErrorKind::InvalidState, "the sandbox is stopped")
-                    .with_operation("connect")
-                    .with_context("machine", &id)
-                    .with_context("hint", "start it first"));
-            }
-            Ok(inner.up(&mut slot, &id, &spec).await?.executor())
-        });
-        Ok(cx.guard("connect", connected).await?)
+        // Whoever lists machines connects to all of them: nothing is started before something is to run.
+        let spec = cx.guard("connect", known(&self.inner, id)).await?;
+        meant_to_run(id, &spec)?;
+        Ok(Arc::new(SandboxExecutor::new(Arc::clone(&self.inner), id.clone())))
     }
+}
+
+fn meant_to_run(id: &MachineId, spec: &Spec) -> Result<()> {
+    if spec.running {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidState, "the sandbox is stopped")
+        .with_operation("connect")
+        .with_context("machine", id)
+        .with_context("hint", "start it first"))
 }
 
 /// The description of a sandbox; an unknown one leaves no slot behind.

@@ -1,8 +1,9 @@
 //! What is kept of a sandbox on disk.
 
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -17,6 +18,13 @@ pub(super) const HOST_IMAGE: &str = "host";
 const FILE: &str = "sandbox.json";
 /// What directories on their way out are called; no sandbox can have such a name.
 const TRASH: &str = ".trash-";
+
+/// What sandboxes are called that are made to see whether they can be, before a UUID. They are never listed.
+pub(super) const PROBE: &str = "probe-";
+
+fn is_probe(name: &str) -> bool {
+    name.strip_prefix(PROBE).is_some_and(|id| uuid::Uuid::try_parse(id).is_ok())
+}
 
 /// A sandbox as it was asked for, and whether it is meant to be up.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -112,7 +120,9 @@ impl Store {
         // bubblewrap resolves what it shows on its own.
         let dir = dir.canonicalize().map_err(fail("open sandboxes", dir))?;
         for entry in fs::read_dir(&dir).map_err(fail("open sandboxes", &dir))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(TRASH) {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(TRASH) || is_probe(&name) {
                 let _ = remove_tree(&entry.path());
             }
         }
@@ -170,9 +180,9 @@ impl Store {
     pub(super) fn list(&self) -> Result<Vec<(MachineId, Spec)>> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(fail("list", &self.dir))?.flatten() {
-            let Some(name) = entry.file_name().to_str().and_then(|n| MachineId::new(n).ok()) else {
-                continue;
-            };
+            let name = entry.file_name();
+            let name = name.to_str().filter(|n| !is_probe(n)).and_then(|n| MachineId::new(n).ok());
+            let Some(name) = name else { continue };
             match self.read(&name) {
                 Ok(spec) => all.push((name, spec)),
                 Err(error) => tracing::warn!(machine = %name, %error, "sandbox cannot be listed"),
@@ -196,7 +206,10 @@ impl Store {
 
 fn write_spec(dir: &Path, spec: &Spec) -> io::Result<()> {
     let draft = dir.join(".sandbox.json.new");
-    fs::write(&draft, serde_json::to_vec_pretty(spec)?)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(&serde_json::to_vec_pretty(spec)?)?;
+    // A name without its content would be a sandbox nobody can read.
+    file.sync_all()?;
     fs::rename(draft, dir.join(FILE))
 }
 
@@ -242,6 +255,15 @@ mod tests {
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         store.remove(&name).unwrap();
         store.remove(&name).unwrap();
+        let probe = MachineId::new(format!("{PROBE}{}", uuid::Uuid::now_v7())).unwrap();
+        store.create(&probe, &spec).unwrap();
+        assert!(store.list().unwrap().is_empty());
+        let store = Store::open(&top.path().join("s")).unwrap();
+        assert_eq!(
+            store.read(&probe).unwrap_err().kind(),
+            ErrorKind::NotFound,
+            "of a process that was killed"
+        );
         assert_eq!(fs::read_dir(top.path().join("s")).unwrap().count(), 0);
     }
 

@@ -17,11 +17,12 @@ use super::{
     pool::{Lease, Pool},
     process::{Running, SshControl, end as process_end, pump, push_early},
     script::{self, Begin},
+    tunnel,
 };
 use crate::{
-    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, Io, Offset, Overflow, Result,
-    SessionSpec,
-    raw::{Executor, FileSystem, OpContext, ProcessControl as _, RawProcess, Session},
+    CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, HostPort, Io, Offset, Overflow,
+    Result, SessionSpec,
+    raw::{BoxConnection, Executor, FileSystem, OpContext, ProcessControl as _, RawProcess, Session},
 };
 
 /// Attempts to open a channel: on a connection that turned out to be broken, or that had no room after all.
@@ -221,6 +222,7 @@ impl Executor for SshExecutor {
             split_output: true,
             signals: true,
             native_files: true,
+            connect: true,
             ..ExecCapabilities::default()
         }
     }
@@ -263,5 +265,9 @@ impl Executor for SshExecutor {
 
     fn files(&self) -> Result<Arc<dyn FileSystem>> {
         Ok(Arc::new(SshFiles::new(Arc::clone(&self.pool), self)))
+    }
+
+    async fn connect(&self, cx: &OpContext, to: &HostPort) -> Result<BoxConnection> {
+        tunnel::connect(&self.pool, cx, to).await
     }
 }

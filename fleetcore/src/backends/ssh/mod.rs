@@ -23,6 +23,7 @@ mod process;
 mod provider;
 mod script;
 mod sftp;
+mod tunnel;
 
 pub use config::{HostKeyPolicy, SshConfig, SshHost};
 pub use executor::SshExecutor;

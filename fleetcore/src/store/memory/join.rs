@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -53,5 +55,14 @@ impl JoinStore for MemoryStore {
     async fn remove_agent_token(&self, agent: &AgentId) -> Result<()> {
         let gone = self.state().agent_tokens.remove(agent);
         gone.map(drop).ok_or_else(|| join::no_token(Some(agent)))
+    }
+
+    async fn ban_agent_tokens(&self, token_sha256: Vec<[u8; 32]>) -> Result<()> {
+        self.state().banned_tokens.extend(token_sha256);
+        Ok(())
+    }
+
+    async fn banned_agent_tokens(&self) -> Result<HashSet<[u8; 32]>> {
+        Ok(self.state().banned_tokens.clone())
     }
 }

@@ -1,5 +1,5 @@
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -76,6 +76,7 @@ pub(super) struct State {
     pub(super) audit_seq: u64,
     pub(super) join_codes: Vec<JoinCode>,
     pub(super) agent_tokens: BTreeMap<AgentId, AgentToken>,
+    pub(super) banned_tokens: HashSet<[u8; 32]>,
     pub(super) metrics: BTreeMap<String, History>,
 }
 

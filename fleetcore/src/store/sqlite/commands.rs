@@ -169,7 +169,13 @@ fn prune_step(conn: &Connection, before: i64) -> Result<Vec<CommandId>> {
 #[async_trait]
 impl CommandStore for SqliteStore {
     async fn insert(&self, record: CommandRecord) -> Result<()> {
-        self.writer.run("commands.insert", move |conn| insert(conn, &record)).await
+        let ended = record.state.is_settled().then_some(record.id);
+        self.writer.run("commands.insert", move |conn| insert(conn, &record)).await?;
+        // Written when all was over: its output may be there already.
+        if let Some(id) = ended {
+            self.spool.close(id);
+        }
+        Ok(())
     }
 
     async fn get(&self, id: CommandId) -> Result<CommandRecord> {

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -151,5 +153,30 @@ impl JoinStore for SqliteStore {
             _ => Ok(()),
         };
         self.writer.run(op, work).await
+    }
+
+    async fn ban_agent_tokens(&self, token_sha256: Vec<[u8; 32]>) -> Result<()> {
+        let op = "agent_tokens.ban";
+        let work = move |conn: &Connection| {
+            let mut insert = conn
+                .prepare_cached("INSERT OR IGNORE INTO banned_agent_tokens (token_sha256) VALUES (?1)")
+                .map_err(db(op))?;
+            for hash in token_sha256 {
+                insert.execute([hash]).map_err(db(op))?;
+            }
+            Ok(())
+        };
+        self.writer.run(op, work).await
+    }
+
+    async fn banned_agent_tokens(&self) -> Result<HashSet<[u8; 32]>> {
+        let op = "agent_tokens.banned";
+        let work = move |conn: &Connection| {
+            let mut query =
+                conn.prepare_cached("SELECT token_sha256 FROM banned_agent_tokens").map_err(db(op))?;
+            let rows = query.query_map([], |row| row.get::<_, [u8; 32]>(0)).map_err(db(op))?;
+            rows.map(|row| row.map_err(db(op))).collect()
+        };
+        self.readers.run(op, work).await
     }
 }

@@ -19,10 +19,11 @@ const DATABASE: &str = "fleetcore.db";
 /// Each takes the format one version further. The last one is what this build reads and writes. A new minor version
 /// only adds what an older build could ignore; it is refused there all the same, because an older build would write
 /// rows without it.
-const MIGRATIONS: [(Version, &str); 3] = [
+const MIGRATIONS: [(Version, &str); 4] = [
     (Version { major: 1, minor: 0 }, include_str!("migrations/0001_init.sql")),
     (Version { major: 1, minor: 1 }, include_str!("migrations/0002_request_key.sql")),
     (Version { major: 1, minor: 2 }, include_str!("migrations/0003_agents.sql")),
+    (Version { major: 1, minor: 3 }, include_str!("migrations/0004_banned_tokens.sql")),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::Read as _,
+    os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -167,6 +168,8 @@ impl Order {
             .args(["--stand-in-daemon", "launch", &text])
             .env_remove("FLEETCORE_COMMAND_ID")
             .env("FAKE_MULTIPASS_STATE", store.path(""))
+            // Before it has a session of its own, it is one of the caller's group for a moment otherwise.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -23,6 +23,7 @@ pub const COVERS: &[(&str, &str)] = &[
     ("run_as_user", "user_is_switched_or_unsupported"),
     ("native_files", "native_files_work_or_are_unsupported"),
     ("native_sessions", "native_sessions_open_or_are_unsupported"),
+    ("connect", "connections_open_or_are_unsupported"),
     ("reattach", "reattach_adopts_or_is_unsupported"),
     ("actions", "an_action_that_is_not_listed_is_unsupported"),
 ];

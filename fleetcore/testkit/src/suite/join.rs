@@ -17,6 +17,7 @@ pub fn all() -> Vec<Case<dyn JoinStore>> {
         of_many_with_one_code_one_gets_in,
         a_name_that_is_taken_costs_no_code,
         a_revoked_token_is_gone,
+        banned_tokens_are_remembered,
         open_codes_are_bounded,
     ]
 }
@@ -97,6 +98,14 @@ async fn a_revoked_token_is_gone(store: Arc<dyn JoinStore>) {
     assert_eq!(store.remove_agent_token(&id("a")).await.unwrap_err().kind(), ErrorKind::NotFound);
     // The name is free again, for a new code.
     store.redeem_join_code(&[2; 32], &id("a"), [7; 32], now).await.unwrap();
+}
+
+async fn banned_tokens_are_remembered(store: Arc<dyn JoinStore>) {
+    assert!(store.banned_agent_tokens().await.unwrap().is_empty());
+    store.ban_agent_tokens(vec![[1; 32], [2; 32]]).await.unwrap();
+    store.ban_agent_tokens(vec![[2; 32], [3; 32]]).await.unwrap();
+    let banned = store.banned_agent_tokens().await.unwrap();
+    assert_eq!(banned, [[1; 32], [2; 32], [3; 32]].into());
 }
 
 async fn open_codes_are_bounded(store: Arc<dyn JoinStore>) {

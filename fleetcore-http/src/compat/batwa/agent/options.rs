@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +27,10 @@ const PORT: u16 = 8001;
 const INTERVAL_S: u64 = 30;
 /// What the script of the originals calls itself; it has defaults of its own.
 const SCRIPT: &str = "start_agent.sh";
+
+/// What that script says when the program is not there.
+const NO_MULTIPASS: &str =
+    "Error: multipass is not installed\nPlease install multipass: https://multipass.run/\n";
 
 static FLAGS: &[Flag] = &[
     Flag {
@@ -144,6 +148,10 @@ impl Dialect for AgentDialect {
             (Some(key), _) => Some(SecretString::from(key)),
             (None, file) => file,
         };
+        let multipass = flags.get("multipass").unwrap_or("multipass").to_owned();
+        if script && !installed(&multipass, call.env.get("PATH")) {
+            return Err(Refusal::new(1, NO_MULTIPASS));
+        }
         let host = flags.value::<IpAddr>("host", "address")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let port = flags.value::<u16>("port", "int")?.unwrap_or(PORT);
         let seconds = flags.value::<u64>("heartbeat-interval", "int")?.unwrap_or(INTERVAL_S);
@@ -172,7 +180,7 @@ impl Dialect for AgentDialect {
             advertise: url("advertise-url")?,
             open_execute: flags.on("open-execute")?,
             execute_any: flags.on("execute-any")?,
-            multipass: flags.get("multipass").unwrap_or("multipass").to_owned(),
+            multipass,
         }))
     }
 }
@@ -206,6 +214,14 @@ impl Plan for Options {
             Ok(Service::new(routes::router(agent)))
         })
     }
+}
+
+/// Whether there is such a program.
+fn installed(program: &str, path: Option<&String>) -> bool {
+    if program.contains('/') {
+        return Path::new(program).is_file();
+    }
+    path.is_some_and(|path| std::env::split_paths(path).any(|dir| dir.join(program).is_file()))
 }
 
 /// What this host calls itself.
@@ -276,8 +292,9 @@ mod tests {
         assert!(!plan.contains("secret-key"), "{plan}");
         assert!(parse("batwa-agent", &["--agent-id", "flag"], &env).unwrap().contains("\"flag\""));
         assert_eq!(parse("batwa-agent", &[], &[("AGENT_ID", "x$(echo INJECTED >&2)")]).unwrap_err().code, 2);
-        let plan = parse("start_agent.sh", &[], &[("API_KEY", "")]).unwrap();
+        let plan = parse("start_agent.sh", &["--multipass", "/bin/sh"], &[("API_KEY", "")]).unwrap();
         assert!(plan.contains(&format!("agent-{}", hostname())) && plan.contains("localhost:8000"), "{plan}");
+        assert_eq!(parse("start_agent.sh", &[], &[("PATH", "/nonexistent")]).unwrap_err().code, 1);
     }
 
     #[test]

@@ -191,7 +191,7 @@ async fn create(State(agent): State<Arc<Agent>>, request: Request) -> Response {
     };
     tracing::info!(vm = wanted.name, peer = %peer_ip(&parts.extensions), "create");
     let vms = agent.vms.clone();
-    see_through(&agent, Deed::Create, async move { vms.create(&wanted).await }).await
+    see_through(&agent, Deed::Create, async move { vms.create(None, &wanted).await }).await
 }
 
 async fn act(agent: Arc<Agent>, request: Request, deed: Deed) -> Response {
@@ -205,7 +205,7 @@ async fn act(agent: Arc<Agent>, request: Request, deed: Deed) -> Response {
     };
     tracing::info!(vm = wanted.name, deed = deed.as_str(), peer = %peer_ip(&parts.extensions), "act");
     let vms = agent.vms.clone();
-    see_through(&agent, deed, async move { vms.act(deed, &wanted.name).await }).await
+    see_through(&agent, deed, async move { vms.act(None, deed, &wanted.name).await }).await
 }
 
 async fn start(State(agent): State<Arc<Agent>>, request: Request) -> Response {

@@ -924,6 +924,31 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/targets/{target}/tunnel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A connection to an address that the target can reach, as a WebSocket (subprotocol `fleetcore.tunnel.v1`).
+         * @description Binary messages are its bytes, in both directions; an empty one is the end of what its sender sends, the other direction
+         *     goes on. After both ends the server closes with 1000. A close without them means that bytes may be missing: 1011 when the
+         *     connection broke, 1001 when the server stops, 1008 when the login has ended. Needs the scope `tunnels`.
+         *
+         *     Whether the address may be reached is up to the agent of the target (`--allow-tunnel` there), or where there is none up
+         *     to this server: by default the target itself and nothing else.
+         */
+        get: operations["open_tunnel"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/tokens": {
         parameters: {
             query?: never;
@@ -1170,6 +1195,8 @@ export interface components {
         Capabilities: {
             /** @description Named operations. */
             actions: string[];
+            /** @description Connections to addresses it can reach can be opened. */
+            connect: boolean;
             /** @description Files are the backend's own. */
             native_files: boolean;
             /** @description Sessions are the backend's own. */
@@ -2558,7 +2585,7 @@ export interface components {
          * @description One power of a token.
          * @enum {string}
          */
-        Scope: "read" | "run" | "files" | "machines" | "admin";
+        Scope: "read" | "run" | "files" | "machines" | "tunnels" | "admin";
         /** @description What the terminal of a session shows. */
         Screen: {
             /**
@@ -5205,6 +5232,50 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["Command"];
                 };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    open_tunnel: {
+        parameters: {
+            query: {
+                /**
+                 * @description Host name or address, as seen from the target. Default: the target itself.
+                 * @example 127.0.0.1
+                 */
+                host?: string;
+                /**
+                 * @description Port.
+                 * @example 5432
+                 */
+                port: number;
+            };
+            header?: never;
+            path: {
+                /**
+                 * @description Its name, percent-encoded as one segment
+                 * @example local
+                 */
+                target: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The connection is through, and is a WebSocket now */
+            101: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description A problem document */
             default: {
