@@ -198,7 +198,7 @@ fn dos(at: Option<Timestamp>) -> (u16, u16) {
     match at.year() {
         ..1980 => (date(1980, 1, 1), 0),
         year @ 1980..=2107 => {
-            let time = part(at.hour()) << 11 | part(at.minute()) << 5 | part(at.second()) / 2;
+            let time = part(at.hour()) << 11 | part(at.minute()) << 5 | (part(at.second()) / 2);
             (date(year, part(at.month()), part(at.day())), time)
         }
         _ => (date(2107, 12, 31), 23 << 11 | 59 << 5 | 29),

@@ -117,7 +117,7 @@ fn repack(archive: File, sender: mpsc::Sender<fleetcore::Result<Bytes>>) -> Resu
 
 fn write_all(archive: File, sender: &mpsc::Sender<fleetcore::Result<Bytes>>) -> Result<Directories, Failure> {
     let packed = archive.metadata().map_err(|e| Failure::Refused(e.to_string()))?.len();
-    let allowed = packed.saturating_mul(DENSEST).max(DENSE_BYTES).min(BYTES_MAX);
+    let allowed = packed.saturating_mul(DENSEST).clamp(DENSE_BYTES, BYTES_MAX);
     let mut zip = ZipArchive::new(archive).map_err(|_| Failure::NotAZip)?;
     if zip.len() > ENTRIES_MAX {
         return Err(Failure::Refused(format!("archive has more than {ENTRIES_MAX} entries")));
