@@ -166,6 +166,22 @@ impl Upstream {
         Ok(look(link.insert(living)))
     }
 
+    /// What a request came to. When the server has hung up, the next request does not wait for its process to be gone.
+    async fn heard<T>(&self, peer: &Peer<RoleClient>, outcome: Result<T, ServiceError>) -> Result<T, Fault> {
+        if let Err(ServiceError::TransportClosed | ServiceError::TransportSend(_)) = &outcome {
+            let mut link = self.link.lock().await;
+            // Another request may have started it again.
+            let same = |l: &Link| match (l.service.peer().peer_info(), peer.peer_info()) {
+                (Some(now), Some(then)) => Arc::ptr_eq(&now, &then),
+                _ => false,
+            };
+            if link.as_ref().is_some_and(same) {
+                *link = None;
+            }
+        }
+        outcome.map_err(fault)
+    }
+
     async fn peer(&self) -> Result<Peer<RoleClient>, Fault> {
         self.with(|link| link.service.peer().clone()).await
     }
@@ -182,7 +198,7 @@ impl Upstream {
         if let Some(known) = known {
             return Ok(known);
         }
-        let tools = Arc::new(peer.list_all_tools().await.map_err(fault)?);
+        let tools = Arc::new(self.heard(&peer, peer.list_all_tools().await).await?);
         if let Some(link) = self.link.lock().await.as_mut() {
             link.tools = Some(tools.clone());
         }
@@ -191,7 +207,8 @@ impl Upstream {
 
     /// Calls one of its tools. Dropped, the server is told that nobody waits any more.
     pub(super) async fn call(&self, params: CallToolRequestParams) -> Result<Value, Fault> {
-        let result = self.peer().await?.call_tool(params).await.map_err(fault)?;
+        let peer = self.peer().await?;
+        let result = self.heard(&peer, peer.call_tool(params).await).await?;
         serde_json::to_value(result).map_err(|e| Fault::Broken(e.to_string()))
     }
 
@@ -199,7 +216,8 @@ impl Upstream {
     pub(super) async fn ask(&self, method: &str, params: Value) -> Result<Value, Fault> {
         let request: ClientRequest = serde_json::from_value(json!({ "method": method, "params": params }))
             .map_err(|e| Fault::Refused(ErrorData::invalid_params(e.to_string(), None)))?;
-        let result = self.peer().await?.send_request(request).await.map_err(fault)?;
+        let peer = self.peer().await?;
+        let result = self.heard(&peer, peer.send_request(request).await).await?;
         serde_json::to_value(result).map_err(|e| Fault::Broken(e.to_string()))
     }
 
