@@ -11,7 +11,10 @@ use fleetcore::{
 };
 use fleetcore_http::client::AttachEvent;
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     control::{Control, Input, Ownership, Running},
@@ -112,8 +115,13 @@ pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool
     let Running { mut events, input } = running;
     let mut interrupted = false;
     let mut writing = Writing::default();
+    let mut given_up: Option<Instant> = None;
     loop {
         tokio::select! {
+            // Nobody reads any more.
+            () = sleep_until(given_up.unwrap_or_else(Instant::now)), if given_up.is_some() && writing.is_busy() => {
+                return Ok(Stop::Interrupt.exit_code());
+            }
             written = writing.done(), if writing.is_busy() => match written {
                 Ok(None) => {}
                 Ok(Some(code)) => return Ok(code),
@@ -133,10 +141,7 @@ pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool
             stop = stops.next() => match stop {
                 Stop::Interrupt if interrupted => {
                     send(&input, Signal::Kill, quiet).await;
-                    if writing.is_busy() {
-                        // Nobody reads any more.
-                        return Ok(stop.exit_code());
-                    }
+                    given_up.get_or_insert(Instant::now() + LAST_WORDS);
                 }
                 Stop::Interrupt => {
                     interrupted = true;
@@ -150,6 +155,9 @@ pub(super) async fn follow(running: Running, mut stops: StopSignals, quiet: bool
         }
     }
 }
+
+/// How long a killed command's last output may take to be written: longer means that nobody reads it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Something that is written on a thread of its own: a reader that has stopped must not keep us from hearing signals.
 #[derive(Default)]
