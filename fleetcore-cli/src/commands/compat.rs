@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::allow_many_files;
 use crate::{
     config::Settings,
-    error::{Outcome, note, stdout_failed},
+    error::{Failure, Outcome, note, stdout_failed},
     exit, render,
     signals::StopSignals,
 };

@@ -91,7 +91,7 @@ impl Runtime {
                     Act::Browse => {
                         Ok(Observation::error("Browser functionality is not supported or disabled."))
                     }
-                    Act::Do(deed) => hands.act(deed, timeout).await,
+                    Act::Do(deed) => hands.act(*deed, timeout).await,
                 };
                 runtime.info.touch();
                 answer(outcome).await

@@ -20,7 +20,7 @@ pub(in super::super) struct Event {
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub(in super::super) enum Act {
-    Do(Deed),
+    Do(Box<Deed>),
     Browse,
     /// Known, but nothing a runtime does.
     Unable(&'static str),
@@ -244,8 +244,9 @@ fn act(class: &'static Class, args: &Dict) -> Act {
         }
     };
     let raw = |name: &str| args.get(name).map_or(Value::Null, Py::json);
+    let deed = |deed| Ok(Act::Do(Box::new(deed)));
     let act = || match class.name {
-        "run" => Ok(Act::Do(Deed::Run(Run {
+        "run" => deed(Deed::Run(Run {
             command: text("command", "")
                 .map_err(|kind| Act::Wrong(format!("'{kind}' object has no attribute 'strip'")))?,
             is_input: flag("is_input", false),
@@ -253,38 +254,38 @@ fn act(class: &'static Class, args: &Dict) -> Act {
             is_static: flag("is_static", false),
             cwd: text("cwd", "").ok().filter(|cwd| !cwd.is_empty()),
             hidden: flag("hidden", false),
-        }))),
-        "run_ipython" => Ok(Act::Do(Deed::Cell(Cell {
+        })),
+        "run_ipython" => deed(Deed::Cell(Cell {
             code: text("code", "")
                 .map_err(|kind| Act::Failed(format!("code must be a string, not {kind}")))?,
             include_extra: flag("include_extra", true),
-        }))),
-        "read" => Ok(Act::Do(Deed::Read(Read {
+        })),
+        "read" => deed(Deed::Read(Read {
             path: needed("path")?,
             start: number("start", 0)?,
             end: number("end", -1)?,
             editor: args.get("impl_source").and_then(Py::str) == Some("oh_aci"),
             view_range: args.get("view_range").map(Py::json).filter(|v| !v.is_null()),
-        }))),
-        "write" => Ok(Act::Do(Deed::Write(Write {
+        })),
+        "write" => deed(Deed::Write(Write {
             path: needed("path")?,
             content: text("content", "")
                 .map_err(|kind| Act::Failed(format!("'{kind}' object has no attribute 'split'")))?,
             start: number("start", 0)?,
             end: number("end", -1)?,
-        }))),
+        })),
         // The other editor is the client's, and it fails here with nothing to say.
         "edit" if args.get("impl_source").is_some_and(|s| s.str() != Some("oh_aci")) => {
             Ok(Act::Failed(String::new()))
         }
-        "edit" => Ok(Act::Do(Deed::Edit(Edit {
+        "edit" => deed(Deed::Edit(Edit {
             path: needed("path")?,
             command: args.get("command").map_or_else(|| "".into(), Py::json),
             file_text: raw("file_text"),
             old_str: raw("old_str"),
             new_str: raw("new_str"),
             insert_line: raw("insert_line"),
-        }))),
+        })),
         "browse" | "browse_interactive" => Ok(Act::Browse),
         name => Ok(Act::Unable(name)),
     };
@@ -313,7 +314,8 @@ mod tests {
                 "timestamp":"2025-01-01T00:00:00","source":"agent","message":"m","tool_call_metadata":{}}}"#,
         )
         .unwrap();
-        let Act::Do(Deed::Run(run)) = event.act else { panic!("{event:?}") };
+        let Act::Do(deed) = event.act else { panic!("{event:?}") };
+        let Deed::Run(run) = *deed else { panic!("{deed:?}") };
         assert!(run.command == "ls" && run.hidden && !run.is_input && run.cwd.is_none());
         assert_eq!((event.timeout, event.named), (Some(2.0), true));
         assert!(!parsed(r#"{"action":{"action":"run","args":{"command":"ls"}}}"#).unwrap().named);

@@ -81,9 +81,8 @@ fn items(root: Node<'_>, text: &str) -> Items {
         }
         match ranges.last_mut() {
             Some(last) if !fresh => {
-                if text.get(start..end).is_some_and(|t| !t.trim().is_empty()) {
-                    last.end = end;
-                }
+                let blank = text.get(start..end).is_none_or(|t| t.trim().is_empty());
+                last.end = if blank { last.end } else { end };
             }
             _ if child.is_named() => ranges.push(start..end),
             _ => {}
