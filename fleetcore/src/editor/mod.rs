@@ -29,7 +29,8 @@ mod document;
 mod error;
 mod history;
 mod ops;
-#[cfg(all(test, feature = "local"))]
+#[cfg(test)]
+#[cfg(feature = "local")]
 mod tests;
 mod tree;
 
