@@ -108,13 +108,18 @@ async fn bare_websocket() {
         socket.flush().await.expect("it is read");
         socket
     });
+    take_bulk(&listener).await;
+    drop(sender.await);
+}
+
+/// Takes the bulk from whoever connects with a WebSocket.
+async fn take_bulk(listener: &TcpListener) {
     let (stream, _) = listener.accept().await.expect("a connection");
     let mut socket = accept_async(stream).await.expect("a handshake");
     let mut bytes = 0;
     while bytes < BULK_BYTES {
         bytes += socket.next().await.expect("more").expect("whole").into_data().len();
     }
-    drop(sender.await);
 }
 
 /// What any tunnel over a WebSocket has to do: read from a service, pass it on.
@@ -134,12 +139,7 @@ async fn bare_relay(service: u16) {
         socket.flush().await.expect("it is read");
         socket
     });
-    let (stream, _) = listener.accept().await.expect("a connection");
-    let mut socket = accept_async(stream).await.expect("a handshake");
-    let mut bytes = 0;
-    while bytes < BULK_BYTES {
-        bytes += socket.next().await.expect("more").expect("whole").into_data().len();
-    }
+    take_bulk(&listener).await;
     drop(relay.await);
 }
 

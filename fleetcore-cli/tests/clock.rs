@@ -198,14 +198,7 @@ async fn an_agents_clock_may_be_wrong() {
         let agent = Agent(command.spawn().unwrap());
         let known = async || admin.agents().await.unwrap().into_iter().find(|a| a.id == name);
         let online = async || known().await.filter(|a| a.online && a.connected && a.load.is_some());
-        let limit = std::time::Instant::now() + LIMIT;
-        let joined = loop {
-            if let Some(agent) = online().await {
-                break agent;
-            }
-            assert!(std::time::Instant::now() < limit, "{}", log(&host));
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
+        let joined = fleetcore_testkit::sometime(online).await.unwrap_or_else(|| panic!("{}", log(&host)));
         is_now("joined", joined.joined_at.unwrap());
 
         let run = async |spec: CommandSpec| {

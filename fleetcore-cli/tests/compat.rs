@@ -152,24 +152,9 @@ fn a_full_server_has_the_dialect_as_a_further_listener() {
     assert_eq!(bad.code, 66, "{bad:?}");
 }
 
-/// Recorded command lines of the originals; `None`, said loudly, when there is no such data.
-fn recorded_command_lines() -> Option<Vec<serde_json::Value>> {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir = match std::env::var_os("FLEETCORE_CONTRACTS") {
-        Some(dir) => Some(std::path::PathBuf::from(dir).join("batwa")),
-        None => here.ancestors().map(|a| a.join("shared/contracts/batwa")).find(|p| p.is_dir()),
-    };
-    let Some(dir) = dir else {
-        eprintln!("SKIPPED: no recorded data of Batwa; set FLEETCORE_CONTRACTS to the contracts directory");
-        return None;
-    };
-    let text = std::fs::read_to_string(dir.join("interop/agent_cli.jsonl")).unwrap();
-    Some(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
-}
-
 #[test]
 fn recorded_command_lines_end_as_recorded() {
-    let Some(records) = recorded_command_lines() else { return };
+    let Some(records) = fleetcore_testkit::recorded("batwa", "interop/agent_cli.jsonl") else { return };
     let home = Home::new();
     let mut compared = 0;
     for record in &records {

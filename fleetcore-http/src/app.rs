@@ -325,8 +325,9 @@ impl App {
 }
 
 async fn write_audit_entry(store: &dyn AuditStore, notices: &native::Notices, entry: AuditEntry) {
-    match store.append(entry.clone()).await {
-        Ok(()) => notices.audited(&entry),
+    let news = notices.of_audit(&entry);
+    match store.append(entry).await {
+        Ok(()) => notices.tell(news),
         Err(error) => {
             metrics::counter!("fleetcore_audit_failures_total").increment(1);
             tracing::error!(%error, "the audit log cannot be written");

@@ -10,6 +10,7 @@ use fleetcore::{
     backends::multipass::{Abandoned, Multipass, MultipassConfig},
 };
 use fleetcore_testkit::{
+    contract,
     multipass::{StandIn, main_if_called},
     read_until,
 };
@@ -697,14 +698,7 @@ async fn the_stand_in_speaks_as_recorded() {
         "--help",
         "-h",
     ];
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let given = std::env::var_os("FLEETCORE_CONTRACTS").map(std::path::PathBuf::from);
-    let near = ["../../shared/contracts", "../../../shared/contracts"].map(|p| root.join(p));
-    let dir = given.into_iter().chain(near).map(|p| p.join("multipass/cli-1.16.3")).find(|p| p.is_dir());
-    let Some(dir) = dir else {
-        eprintln!("SKIPPED: no recorded data; set FLEETCORE_CONTRACTS to the directory that has multipass/");
-        return;
-    };
+    let Some(dir) = contract("multipass").map(|d| d.join("cli-1.16.3")) else { return };
     let stand_in = StandIn::new().unwrap();
     stand_in.plan(json!([{"match": {"command": "*"}, "daemon": "down"}]));
     let (mut compared, mut differences) = (0, Vec::new());

@@ -35,25 +35,34 @@ impl Notices {
         self.0.subscribe()
     }
 
-    /// An entry is in the audit log.
-    pub(crate) fn audited(&self, entry: &AuditEntry) {
+    /// What to tell once an entry is in the audit log; nothing when nobody listens.
+    pub(crate) fn of_audit(&self, entry: &AuditEntry) -> Option<Notice> {
         let news = || AuditNews { at: entry.at, actor: entry.actor.clone(), action: entry.action.clone() };
-        self.tell(Scope::Admin, "audit", news);
+        self.notice(Scope::Admin, "audit", news)
     }
 
     /// Files of a target were changed through this server.
     pub(super) fn files(&self, target: &str, paths: &[&str]) {
         let paths = || paths.iter().map(|p| (*p).to_owned()).collect();
-        self.tell(Scope::Files, "files", || FilesChanged { target: target.to_owned(), paths: paths() });
+        let changed = || FilesChanged { target: target.to_owned(), paths: paths() };
+        self.tell(self.notice(Scope::Files, "files", changed));
     }
 
-    fn tell<T: serde::Serialize>(&self, scope: Scope, event: &str, body: impl FnOnce() -> T) {
-        if self.0.receiver_count() == 0 {
-            return;
-        }
-        let mut text = BytesMut::new();
-        json_event(&mut text, event, &body());
+    fn notice<T: serde::Serialize>(
+        &self,
+        scope: Scope,
+        event: &str,
+        body: impl FnOnce() -> T,
+    ) -> Option<Notice> {
+        (self.0.receiver_count() > 0).then(|| {
+            let mut text = BytesMut::new();
+            json_event(&mut text, event, &body());
+            Notice { scope, text: text.freeze() }
+        })
+    }
+
+    pub(crate) fn tell(&self, notice: Option<Notice>) {
         // Fails when nobody listens any more.
-        let _ = self.0.send(Notice { scope, text: text.freeze() });
+        let _ = notice.map(|notice| self.0.send(notice));
     }
 }

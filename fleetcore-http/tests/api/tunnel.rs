@@ -208,12 +208,8 @@ async fn a_user_and_the_server_have_so_many() {
     refused(&server, &third, &query, 429, "rate_limited").await;
     drop(first);
     // As soon as the server has seen that it is gone there is room again.
-    let again = async {
-        while open(&server, &third, &query).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, again).await.expect("there is room again");
+    fleetcore_testkit::eventually("there is room again", async || open(&server, &third, &query).await.ok())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,26 +226,21 @@ async fn every_one_is_in_the_audit_log() {
         ("permission_denied", "to 192.0.2.1:80; from 127.0.0.1".to_owned()),
     ];
     // Entries are written behind the answer.
-    let written = async {
-        loop {
-            let log = server.json("/api/v1/audit").await;
-            let items = log["items"].as_array().unwrap().clone();
-            let seen = |outcome: &str, detail: &str| {
-                items.iter().any(|e| {
-                    e["actor"] == "admin"
-                        && e["action"] == "tunnel.open"
-                        && e["target"] == "local"
-                        && e["outcome"] == outcome
-                        && e["detail"] == detail
-                })
-            };
-            if wanted.iter().all(|(outcome, detail)| seen(outcome, detail)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let written = async || {
+        let log = server.json("/api/v1/audit").await;
+        let items = log["items"].as_array().unwrap().clone();
+        let seen = |outcome: &str, detail: &str| {
+            items.iter().any(|e| {
+                e["actor"] == "admin"
+                    && e["action"] == "tunnel.open"
+                    && e["target"] == "local"
+                    && e["outcome"] == outcome
+                    && e["detail"] == detail
+            })
+        };
+        wanted.iter().all(|(outcome, detail)| seen(outcome, detail)).then_some(())
     };
-    tokio::time::timeout(LIMIT, written).await.expect("all are written");
+    fleetcore_testkit::eventually("all are written", written).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

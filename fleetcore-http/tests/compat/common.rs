@@ -1,12 +1,6 @@
 //! Servers, a stand-in for Multipass, and clients that send exactly what they are told.
 
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use fleetcore::{
     Fleet, FleetBuilder,
@@ -31,23 +25,9 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) const PASSWORD: &str = "admin123";
 pub(crate) const AGENT_KEY: &str = "agent-secret-1";
 
-/// The recorded data of the contract, if it is there.
-pub(crate) fn contracts() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("FLEETCORE_CONTRACTS") {
-        return Some(PathBuf::from(dir).join("batwa"));
-    }
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().map(|a| a.join("shared/contracts/batwa")).find(|p| p.is_dir())
-}
-
-/// Lines of a recorded file; `None`, said loudly, when there is no such data.
+/// Lines of a recorded file of Batwa; `None`, said loudly, when there is no such data.
 pub(crate) fn recorded(file: &str) -> Option<Vec<Value>> {
-    let Some(dir) = contracts() else {
-        eprintln!("SKIPPED: no recorded data of Batwa; set FLEETCORE_CONTRACTS to the contracts directory");
-        return None;
-    };
-    let text = std::fs::read_to_string(dir.join(file)).expect(file);
-    Some(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+    fleetcore_testkit::recorded("batwa", file)
 }
 
 /// A stand-in for the multipass program.

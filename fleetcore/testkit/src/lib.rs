@@ -11,6 +11,7 @@
 //! }
 //! ```
 
+mod contracts;
 mod env;
 pub mod layers;
 pub mod multipass;
@@ -23,6 +24,7 @@ pub mod tape;
 mod wait;
 mod wrap;
 
+pub use contracts::{contract, recorded};
 pub use env::{
     Env, PATTERN_SCRIPT, Seen, TreeWatch, fail, must, names_the_field, pattern, read_until, refused, sh,
     sh_block,

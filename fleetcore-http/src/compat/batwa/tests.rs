@@ -10,17 +10,7 @@ use super::{
 
 /// Lines of a recorded file; `None`, said loudly, when there is no such data.
 fn recorded(file: &str) -> Option<Vec<Value>> {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir = match std::env::var_os("FLEETCORE_CONTRACTS") {
-        Some(dir) => Some(std::path::PathBuf::from(dir).join("batwa")),
-        None => here.ancestors().map(|a| a.join("shared/contracts/batwa")).find(|p| p.is_dir()),
-    };
-    let Some(dir) = dir else {
-        eprintln!("SKIPPED: no recorded data of Batwa; set FLEETCORE_CONTRACTS to the contracts directory");
-        return None;
-    };
-    let text = std::fs::read_to_string(dir.join(file)).expect(file);
-    Some(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+    fleetcore_testkit::recorded("batwa", file)
 }
 
 fn headers(record: &Value) -> HeaderMap {

@@ -289,23 +289,9 @@ mod tests {
         }
     }
 
-    /// Data recorded from, or taken out of, the real program; it lies beside the sources and is not part of them.
-    fn recorded() -> Option<std::path::PathBuf> {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let given = std::env::var_os("FLEETCORE_CONTRACTS").map(std::path::PathBuf::from);
-        let near = ["../../shared/contracts", "../../../shared/contracts"].map(|p| root.join(p));
-        let found = given.into_iter().chain(near).map(|p| p.join("multipass")).find(|p| p.is_dir());
-        if found.is_none() {
-            eprintln!(
-                "SKIPPED: no recorded data; set FLEETCORE_CONTRACTS to the directory that has multipass/"
-            );
-        }
-        found
-    }
-
     #[test]
     fn what_every_release_prints_is_read() {
-        let Some(dir) = recorded() else { return };
+        let Some(dir) = fleetcore_testkit::contract("multipass") else { return };
         let mut read = 0;
         for release in std::fs::read_dir(dir.join("format")).unwrap() {
             for file in std::fs::read_dir(release.unwrap().path().join("json")).unwrap() {
@@ -337,7 +323,7 @@ mod tests {
     #[test]
     fn recorded_complaints_are_sorted() {
         use super::super::error::Failure;
-        let Some(dir) = recorded() else { return };
+        let Some(dir) = fleetcore_testkit::contract("multipass") else { return };
         let mut seen = 0;
         for file in ["daemon_unreachable", "commands", "environment", "usage_errors"] {
             let text = std::fs::read(dir.join("cli-1.16.3").join(format!("{file}.json"))).unwrap();
