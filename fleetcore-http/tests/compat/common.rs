@@ -164,7 +164,11 @@ impl Running {
     pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();
         if let Some(task) = self.task.take() {
-            tokio::time::timeout(LIMIT, task).await.expect("it stops").unwrap().expect("it served to the end");
+            tokio::time::timeout(LIMIT, task)
+                .await
+                .expect("it stops")
+                .unwrap()
+                .expect("it served to the end");
         }
     }
 

@@ -8,7 +8,7 @@ pub const HEAD_BYTES: usize = 1024;
 /// Whether a file is something else than text, judged by its name and its first [`HEAD_BYTES`] bytes.
 ///
 /// Compiled Python (`.pyc`) always is; an empty file never is. A NUL character, or a byte 0xff outside of a known
-/// encoding, decides the rest, after the rules of Python's `binaryornot`, which OpenHands uses: UTF-8 with or without
+/// encoding, decides the rest, after the rules of Python's `binaryornot`: UTF-8 with or without
 /// byte order mark, UTF-16 with one and text in an old 8-bit or East Asian encoding are text.
 pub fn is_binary(name: &str, head: &[u8]) -> bool {
     if name.ends_with(".pyc") {

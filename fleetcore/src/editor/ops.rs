@@ -21,9 +21,9 @@ const LARGE: usize = 128 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Largest file, in bytes. 10 MiB, as in OpenHands' editor.
+    /// Largest file, in bytes. 10 MiB: what agents' editors allow.
     pub file_bytes: u64,
-    /// Earlier contents kept per file. 10, as in OpenHands' editor.
+    /// Earlier contents kept per file. 10: what agents' editors keep.
     pub undo_steps: usize,
     /// Earlier contents kept altogether, in bytes; the oldest go first. 64 MiB.
     pub undo_bytes: usize,

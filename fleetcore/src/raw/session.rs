@@ -8,7 +8,7 @@ use futures::Stream;
 
 use crate::{
     CommandEvent, CommandId, ExitStatus, Key, Offset, PtySize, Rendered, Result, Screen, SessionId,
-    SessionInfo, Turn, WaitPolicy, session::render_text,
+    SessionInfo, Turn, WaitPolicy,
 };
 
 /// Numbered events of one command. A subscriber, never the owner: dropping it only detaches.
@@ -51,10 +51,7 @@ pub trait Session: Send + Sync + fmt::Debug + 'static {
     /// bounds of [`Rendered`], for the last turn.
     ///
     /// Sessions that keep no terminal state render [`text`](Self::text).
-    async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
-        let text = self.text(turn.output.clone()).await?;
-        Ok(render_text(&text, self.info().size, turn.output.end))
-    }
+    async fn rendered(&self, turn: &Turn) -> Result<Rendered>;
     /// What the terminal shows, as text, with scrollback.
     async fn screen(&self) -> Result<Screen>;
     /// Resolves when the shell has ended.

@@ -10,7 +10,7 @@ mod tap;
 mod track;
 mod wait;
 
-pub(crate) use render::render_text;
+pub use render::render_text;
 pub use shell::ShellSession;
 
 /// Entry points for fuzz targets; not part of the API.

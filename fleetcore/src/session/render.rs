@@ -136,8 +136,10 @@ impl Snapshot {
     }
 }
 
-/// Renders text whose line ends are plain newlines.
-pub(crate) fn render_text(text: &str, size: PtySize, at: Offset) -> Rendered {
+/// What a terminal of `size` shows of `text`, which ends at `at`: for sessions that keep no terminal state of their own
+/// ([`Session::rendered`](crate::Session::rendered)). Line ends may be plain newlines. At most the last 10,000 lines are
+/// kept. Works through all of the text: a large one belongs on a thread that may be busy.
+pub fn render_text(text: &str, size: PtySize, at: Offset) -> Rendered {
     /// Lines kept of a session that keeps no terminal state.
     const LINES: usize = 10_000;
     rendered(render(&text.replace("\r\n", "\n").replace('\n', "\r\n"), size, LINES), at)
