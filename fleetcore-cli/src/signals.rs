@@ -33,6 +33,14 @@ impl Stop {
         }
     }
 
+    /// Ends this process the way the signal would have, had nobody listened. Returns only if the system refuses.
+    pub(crate) fn die_of(self) {
+        let number = i32::from(self.number());
+        if let Err(error) = signal_hook::low_level::emulate_default_handler(number) {
+            tracing::warn!(%error, "cannot die of the signal");
+        }
+    }
+
     /// Exit code of a program it ended.
     pub(crate) fn exit_code(self) -> u8 {
         128 + self.number()

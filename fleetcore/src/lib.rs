@@ -30,6 +30,7 @@
 //! | [`Session`] | a shell that remembers, and knows when each command ended |
 //! | [`Files`] | files of one machine |
 //! | [`Tunnel`] | a port of this host that leads to an address a machine can reach |
+//! | [`editor::Editor`] | edits text files on one machine the way coding agents do, and takes it back |
 //! | [`Error`] | what failed, of which [`ErrorKind`], and whether trying again helps ([`Retry`]) |
 //!
 //! Authors of backends, stores and layers implement the traits in [`raw`]. [`blocking`] is for callers without an async
@@ -37,6 +38,7 @@
 
 pub mod backends;
 pub mod blocking;
+pub mod editor;
 mod error;
 mod fleet;
 #[cfg(fuzzing)]

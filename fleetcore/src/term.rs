@@ -10,16 +10,19 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use avt::Terminal;
-use bytes::Bytes;
-use memchr::memchr;
+use bytes::{Bytes, BytesMut};
+use memchr::{memchr, memchr_iter};
 
 use crate::{Offset, PtySize, Screen};
 
 /// Bounds of the queue, whatever the scrollback asks for.
 const QUEUE_MIN_BYTES: usize = 256 << 10;
 const QUEUE_MAX_BYTES: usize = 4 << 20;
-/// More pieces than this are interpreted at once: tiny pieces cost more to keep than to read.
+/// More pieces than this are joined to larger ones: tiny pieces cost more to keep than to copy.
 const QUEUE_MAX_PIECES: usize = 1024;
+/// Size of the pieces that tiny ones are joined to, and what counts as tiny.
+const JOINED_BYTES: usize = 64 << 10;
+const TINY_BYTES: usize = 16 << 10;
 /// Longest control sequence the skimmer looks at.
 const SEQUENCE_MAX_BYTES: usize = 64;
 /// Modes remembered while skimming; xterm has about forty.
@@ -33,6 +36,7 @@ pub(crate) struct Backlog {
     limit: usize,
     skimmer: Skimmer,
     end: u64,
+    lines_skimmed: u64,
 }
 
 impl Backlog {
@@ -40,11 +44,17 @@ impl Backlog {
     pub(crate) fn new(size: PtySize, scrollback: usize) -> Self {
         let lines = scrollback.saturating_add(usize::from(size.rows));
         let limit = lines.saturating_mul(usize::from(size.cols)).clamp(QUEUE_MIN_BYTES, QUEUE_MAX_BYTES);
-        Self { pieces: VecDeque::new(), bytes: 0, limit, skimmer: Skimmer::default(), end: 0 }
+        Self::with_limit(limit)
     }
 
-    /// Queues the next piece of output. True when the emulator should read now.
-    pub(crate) fn push(&mut self, piece: Bytes) -> bool {
+    /// A queue that keeps the last `limit` bytes.
+    pub(crate) fn with_limit(limit: usize) -> Self {
+        let pieces = VecDeque::new();
+        Self { pieces, bytes: 0, limit, skimmer: Skimmer::default(), end: 0, lines_skimmed: 0 }
+    }
+
+    /// Queues the next piece of output.
+    pub(crate) fn push(&mut self, piece: Bytes) {
         self.end += piece.len() as u64;
         self.bytes += piece.len();
         self.pieces.push_back(piece);
@@ -52,24 +62,74 @@ impl Backlog {
             let Some(old) = self.pieces.pop_front() else { break };
             self.bytes -= old.len();
             self.skimmer.skim(&old);
+            self.lines_skimmed += memchr_iter(b'\n', &old).count() as u64;
         }
-        self.pieces.len() > QUEUE_MAX_PIECES
+        if self.pieces.len() > QUEUE_MAX_PIECES {
+            self.join();
+        }
+    }
+
+    /// Joins tiny pieces. What has been joined once is not copied again.
+    fn join(&mut self) {
+        let mut joined = BytesMut::new();
+        for piece in std::mem::take(&mut self.pieces) {
+            if piece.len() < TINY_BYTES {
+                joined.extend_from_slice(&piece);
+                if joined.len() >= JOINED_BYTES {
+                    self.pieces.push_back(joined.split().freeze());
+                }
+                continue;
+            }
+            if !joined.is_empty() {
+                self.pieces.push_back(joined.split().freeze());
+            }
+            self.pieces.push_back(piece);
+        }
+        if !joined.is_empty() {
+            self.pieces.push_back(joined.split().freeze());
+        }
+    }
+
+    /// What is kept.
+    pub(crate) fn pieces(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.pieces.iter()
+    }
+
+    /// Bytes that have passed.
+    pub(crate) fn total(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes kept.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Line ends in what is not kept any more; `None` while everything is.
+    pub(crate) fn lines_skimmed(&self) -> Option<u64> {
+        self.skimmer.used.then_some(self.lines_skimmed)
+    }
+
+    /// What puts an emulator into the modes that were set in what is not kept; `None` while everything is.
+    pub(crate) fn modes(&self) -> Option<Vec<u8>> {
+        self.skimmer.replay()
     }
 
     /// Everything queued, for [`Emulator::catch_up`].
     pub(crate) fn take(&mut self) -> Self {
         let limit = self.limit;
         let end = self.end;
-        std::mem::replace(
-            self,
-            Self { pieces: VecDeque::new(), bytes: 0, limit, skimmer: Skimmer::default(), end },
-        )
+        std::mem::replace(self, Self { end, ..Self::with_limit(limit) })
     }
 }
 
-/// The emulator and the picture so far.
+/// The emulator and the picture so far. Costs next to nothing until it is first asked: a large screen takes tens of
+/// megabytes.
 pub(crate) struct Emulator {
-    terminal: Terminal,
+    terminal: Option<Terminal>,
+    size: PtySize,
+    scrollback: usize,
     /// First bytes of a character whose rest has not arrived.
     partial: Vec<u8>,
     at: u64,
@@ -77,19 +137,26 @@ pub(crate) struct Emulator {
 
 impl std::fmt::Debug for Emulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Emulator")
-            .field("size", &self.terminal.size())
-            .field("at", &self.at)
-            .finish_non_exhaustive()
+        f.debug_struct("Emulator").field("size", &self.size).field("at", &self.at).finish_non_exhaustive()
     }
 }
 
 impl Emulator {
     /// An empty screen. A size of zero counts as one.
-    pub(crate) fn new(size: PtySize, scrollback: usize) -> Option<Self> {
-        let (cols, rows) = (usize::from(size.cols.max(1)), usize::from(size.rows.max(1)));
-        let terminal = Terminal::with_scrollback(cols, rows, Some(scrollback)).ok()?;
-        Some(Self { terminal, partial: Vec::new(), at: 0 })
+    pub(crate) fn new(size: PtySize, scrollback: usize) -> Self {
+        let size = PtySize { cols: size.cols.max(1), rows: size.rows.max(1) };
+        Self { terminal: None, size, scrollback, partial: Vec::new(), at: 0 }
+    }
+
+    fn apply(&mut self, work: impl FnOnce(&mut Terminal)) {
+        if self.terminal.is_none() {
+            let (cols, rows) = (usize::from(self.size.cols), usize::from(self.size.rows));
+            // Only fails for a size of zero.
+            self.terminal = Terminal::with_scrollback(cols, rows, Some(self.scrollback)).ok();
+        }
+        if let Some(terminal) = &mut self.terminal {
+            work(terminal);
+        }
     }
 
     /// Interprets what was queued.
@@ -115,7 +182,7 @@ impl Emulator {
         }
         let mut chunks = bytes.utf8_chunks().peekable();
         while let Some(chunk) = chunks.next() {
-            self.terminal.feed(chunk.valid());
+            self.apply(|t| t.feed(chunk.valid()));
             let bad = chunk.invalid();
             if bad.is_empty() {
                 continue;
@@ -123,19 +190,23 @@ impl Emulator {
             if chunks.peek().is_none() && may_continue(bad) {
                 self.partial.extend_from_slice(bad);
             } else {
-                self.terminal.feed(char::REPLACEMENT_CHARACTER);
+                self.apply(|t| t.feed(char::REPLACEMENT_CHARACTER));
             }
         }
     }
 
     /// Changes the size; text is wrapped anew.
     pub(crate) fn resize(&mut self, size: PtySize) {
-        self.terminal.resize(usize::from(size.cols.max(1)), usize::from(size.rows.max(1)));
+        self.size = PtySize { cols: size.cols.max(1), rows: size.rows.max(1) };
+        let (cols, rows) = (usize::from(self.size.cols), usize::from(self.size.rows));
+        if let Some(terminal) = &mut self.terminal {
+            terminal.resize(cols, rows);
+        }
     }
 
     /// Whether the program wants arrows in their application form.
     pub(crate) fn application_cursor_keys(&self) -> bool {
-        self.terminal.cursor_key_app_mode()
+        self.terminal.as_ref().is_some_and(Terminal::cursor_key_app_mode)
     }
 
     /// The picture.
@@ -145,12 +216,16 @@ impl Emulator {
             text.truncate(text.trim_end().len());
             text
         };
-        let primary = self.terminal.primary_screen();
+        let Some(terminal) = &self.terminal else {
+            let lines = vec![String::new(); usize::from(self.size.rows)];
+            return Screen { lines, cursor_visible: true, at: Offset(self.at), ..Screen::default() };
+        };
+        let primary = terminal.primary_screen();
         let above = primary.all_lines().count().saturating_sub(primary.visible_lines().len());
-        let cursor = self.terminal.cursor();
-        let cols = self.terminal.size().0;
+        let cursor = terminal.cursor();
+        let cols = terminal.size().0;
         Screen {
-            lines: self.terminal.screen().visible_lines().map(text).collect(),
+            lines: terminal.screen().visible_lines().map(text).collect(),
             scrollback: primary.all_lines().take(above).map(text).collect(),
             cursor_row: cursor.row,
             cursor_col: cursor.col.min(cols.saturating_sub(1)),
@@ -258,11 +333,9 @@ mod tests {
 
     fn show(size: PtySize, scrollback: usize, pieces: &[&[u8]]) -> Screen {
         let mut backlog = Backlog::new(size, scrollback);
-        let mut emulator = Emulator::new(size, scrollback).unwrap();
+        let mut emulator = Emulator::new(size, scrollback);
         for piece in pieces {
-            if backlog.push(Bytes::copy_from_slice(piece)) {
-                emulator.catch_up(backlog.take());
-            }
+            backlog.push(Bytes::copy_from_slice(piece));
         }
         emulator.catch_up(backlog.take());
         emulator.screen()
@@ -313,7 +386,7 @@ mod tests {
         assert!(backlog.bytes <= QUEUE_MIN_BYTES && backlog.pieces.len() <= 64);
         backlog.push(Bytes::from_static(b"\r\n\x1b[2J\x1b[Hlast"));
         let end = backlog.end;
-        let mut emulator = Emulator::new(size(20, 3), 2).unwrap();
+        let mut emulator = Emulator::new(size(20, 3), 2);
         emulator.catch_up(backlog.take());
         let s = emulator.screen();
         assert_eq!((s.lines[0].as_str(), s.cursor_visible, s.at), ("last", false, Offset(end)));
@@ -321,10 +394,22 @@ mod tests {
     }
 
     #[test]
+    fn tiny_pieces_are_joined_and_nothing_is_lost() {
+        let mut backlog = Backlog::new(size(20, 3), 2);
+        let all: Vec<u8> = (0..200_000u32).map(|n| b'a' + (n % 26) as u8).collect();
+        for tiny in all.chunks(3) {
+            backlog.push(Bytes::copy_from_slice(tiny));
+            assert!(backlog.pieces.len() <= QUEUE_MAX_PIECES + 1);
+        }
+        let kept: Vec<u8> = backlog.pieces().flatten().copied().collect();
+        assert!(kept == all && backlog.len() == all.len());
+    }
+
+    #[test]
     fn a_sequence_cut_by_skimming_is_not_printed() {
         let mut skimmer = Skimmer::default();
         skimmer.skim(b"text\x1b[38;5;1");
-        let mut emulator = Emulator::new(size(20, 2), 0).unwrap();
+        let mut emulator = Emulator::new(size(20, 2), 0);
         emulator.feed(&skimmer.replay().unwrap());
         emulator.feed(b"96mred");
         assert_eq!(emulator.screen().lines[0], "red");
@@ -332,7 +417,7 @@ mod tests {
 
     #[test]
     fn resize_wraps_anew() {
-        let mut emulator = Emulator::new(size(10, 3), 10).unwrap();
+        let mut emulator = Emulator::new(size(10, 3), 10);
         emulator.feed(b"abcdefgh");
         emulator.resize(size(4, 3));
         assert_eq!(emulator.screen().text(), "abcd\nefgh");
@@ -342,7 +427,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn garbage_never_panics(pieces in proptest::collection::vec(proptest::collection::vec(proptest::num::u8::ANY, 0..40), 0..20), cols in 1u16..30, rows in 1u16..10) {
-            let mut emulator = Emulator::new(size(cols, rows), 5).unwrap();
+            let mut emulator = Emulator::new(size(cols, rows), 5);
             let mut skimmer = Skimmer::default();
             for p in &pieces {
                 skimmer.skim(p);

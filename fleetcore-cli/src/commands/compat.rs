@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::allow_many_files;
 use crate::{
     config::Settings,
-    error::{Outcome, note, stdout_failed},
+    error::{Failure, Outcome, note, stdout_failed},
     exit, render,
     signals::StopSignals,
 };
@@ -90,8 +90,12 @@ pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
     let _telemetry = telemetry::init(telemetry::LogFormat::Text, Some(filter))?;
     allow_many_files();
     let dir = plan.data_dir().unwrap_or_else(|| settings.data_dir.join(dialect.name()));
-    let app = App::new(plan.config(), fleet(), stores(&*plan, &dir).await?);
-    let listener = Listener::bind(plan, app, dir).await?;
+    let app = App::new(plan.config(), fleet(plan.secrets()), stores(&*plan, &dir).await?);
+    let exits = plan.exits();
+    let listener = match Listener::bind(plan, app, dir).await {
+        Ok(listener) => listener,
+        Err(error) => return Err(failed(error, exits.listen)),
+    };
 
     // The first line is the address, for programs that start us on port 0.
     render::print(&format!("http://{}\n", listener.local_addr()))?;
@@ -105,13 +109,19 @@ pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
     let shutdown = CancellationToken::new();
     let mut running = std::pin::pin!(listener.run_alone(shutdown.clone()));
     let stop = tokio::select! {
-        () = &mut running => return Ok(exit::OK),
+        ended = &mut running => return ended.map(|()| exit::OK).map_err(|e| failed(e, exits.start)),
         stop = stops.next() => stop,
     };
     tracing::info!(signal = stop.number(), "stopping; once more to stop at once");
     shutdown.cancel();
     tokio::select! {
-        () = &mut running => Ok(exit::OK),
+        // What failed now failed because it had to stop.
+        _ = &mut running => {
+            if exits.of_signal {
+                stop.die_of();
+            }
+            Ok(exit::OK)
+        }
         again = stops.next() => {
             note(settings.quiet, "stopped at once");
             // Dropping the runtime kills what still runs.
@@ -120,10 +130,23 @@ pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
     }
 }
 
+/// An error, with the original's exit code where it has one.
+fn failed(error: Error, code: Option<u8>) -> Failure {
+    match code {
+        Some(code) => {
+            eprintln!("{error}");
+            Failure::Code(code)
+        }
+        None => Failure::Error(error),
+    }
+}
+
 /// What a dialect runs on when it stands alone. Nothing is recorded: the original keeps no records either.
-fn fleet() -> Fleet {
+/// `secrets` are variables nobody on it sees.
+fn fleet(secrets: &[&str]) -> Fleet {
+    let config = secrets.iter().fold(LocalConfig::default(), |config, name| config.with_hidden_env(*name));
     Fleet::builder()
-        .with_host(Arc::new(Local::new(LocalConfig::default())))
+        .with_host(Arc::new(Local::new(config)))
         .with_layer(Arc::new(CapabilityCheckLayer::new()))
         .with_layer(Arc::new(TracingLayer::new()))
         .build()
@@ -211,7 +234,12 @@ impl Further {
     pub(crate) fn run(self, shutdown: &CancellationToken) -> JoinSet<()> {
         let mut running = JoinSet::new();
         for (_, listener) in self.0 {
-            running.spawn(listener.run(shutdown.clone()));
+            let serving = listener.run(shutdown.clone());
+            running.spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(%error, "a dialect ended");
+                }
+            });
         }
         running
     }

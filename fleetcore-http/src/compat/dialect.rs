@@ -98,8 +98,42 @@ pub trait Plan: fmt::Debug + Send {
     fn providers(&self) -> Vec<Arc<dyn Provider>> {
         Vec::new()
     }
+    /// Variables with secrets for the program itself: nothing it runs may see them.
+    fn secrets(&self) -> &'static [&'static str] {
+        &[]
+    }
+    /// How the original ends where its clients could tell; by default as this program does.
+    fn exits(&self) -> Exits {
+        Exits::default()
+    }
     /// Starts it. Background work belongs to `host.app` and ends when that stops.
     fn start(self: Box<Self>, host: Host) -> BoxFuture<'static, Result<Service>>;
+}
+
+/// How a program ends. What is not said is as this program does it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Exits {
+    /// Exit code when it cannot listen.
+    pub listen: Option<u8>,
+    /// Exit code when what it does after that fails; see [`Service::with_starting`].
+    pub start: Option<u8>,
+    /// A signal that asks it to end is also what it dies of, once all is done.
+    pub of_signal: bool,
+}
+
+impl Exits {
+    /// With these codes.
+    pub fn with_codes(listen: u8, start: u8) -> Self {
+        Self { listen: Some(listen), start: Some(start), of_signal: false }
+    }
+
+    /// Dies of the signal that asked it to end.
+    #[must_use]
+    pub fn of_signal(mut self) -> Self {
+        self.of_signal = true;
+        self
+    }
 }
 
 /// Where a dialect lives.
@@ -122,19 +156,20 @@ impl Host {
 }
 
 /// A dialect that runs.
-#[derive(Debug)]
 #[non_exhaustive]
 pub struct Service {
     /// Its routes.
     pub router: Router,
     /// What the operator has to be told once, such as a first password.
     pub notes: Vec<String>,
+    pub(super) starting: Option<BoxFuture<'static, Result<()>>>,
+    pub(super) exact_paths: bool,
 }
 
 impl Service {
     /// A service with nothing to tell.
     pub fn new(router: Router) -> Self {
-        Self { router, notes: Vec::new() }
+        Self { router, notes: Vec::new(), starting: None, exact_paths: false }
     }
 
     /// Adds a line for the operator.
@@ -142,5 +177,25 @@ impl Service {
     pub fn with_note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
+    }
+
+    /// What is left to do once it listens, while its routes already answer. When this fails, the listener ends.
+    #[must_use]
+    pub fn with_starting(mut self, starting: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+        self.starting = Some(Box::pin(starting));
+        self
+    }
+
+    /// Its routes see the path as it was sent; otherwise one with a slash at its end means the one without.
+    #[must_use]
+    pub fn with_exact_paths(mut self) -> Self {
+        self.exact_paths = true;
+        self
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("notes", &self.notes.len()).finish_non_exhaustive()
     }
 }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{Router, body::Body, extract::Request, http::Uri};
 use fleetcore::{Error, Result};
+use futures::future::BoxFuture;
 use hyper::{body::Incoming, server::conn::http1};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -53,29 +54,45 @@ impl Listener {
 
     /// Serves until `shutdown` is cancelled; then open requests get the configured grace to end. What the fleet runs
     /// and what streams is the business of whoever owns the [`App`].
-    pub async fn run(self, shutdown: CancellationToken) {
-        let Self { listener, app, service, .. } = self;
+    ///
+    /// # Errors
+    /// Those of what the service had left to do when it began to listen; it ends then.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
+        let Self { listener, app, mut service, .. } = self;
+        let mut starting = service.starting.take();
+        let mut outcome = Ok(());
         let limits = &app.config().limits;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(limits.request_read);
         let connections = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
         let open = TaskTracker::new();
+        let stop = shutdown.child_token();
         loop {
             let (permit, (stream, peer)) = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                started = ended(&mut starting) => {
+                    starting = None;
+                    match started {
+                        Ok(()) => continue,
+                        Err(error) => {
+                            outcome = Err(error);
+                            break;
+                        }
+                    }
+                }
                 next = next_connection(&listener, &connections) => next,
             };
             // Keystrokes must not wait for the answer to the one before (Nagle).
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "no TCP_NODELAY");
             }
-            let routes = service.router.clone();
+            let (routes, exact) = (service.router.clone(), service.exact_paths);
             let handle = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-                respond(routes.clone(), request, peer)
+                respond(routes.clone(), exact, request, peer)
             });
             let connection = http.serve_connection(TokioIo::new(stream), handle).with_upgrades();
-            let stop = shutdown.clone();
+            let stop = stop.clone();
             open.spawn(async move {
                 let _permit = permit;
                 let mut connection = std::pin::pin!(connection);
@@ -91,38 +108,57 @@ impl Listener {
                 }
             });
         }
-        drop(listener);
+        drop((listener, starting));
+        stop.cancel();
         open.close();
         if tokio::time::timeout(app.config().shutdown_grace, open.wait()).await.is_err() {
             tracing::warn!("open requests took too long to end");
         }
+        outcome
     }
 
     /// Serves as the only listener of its [`App`]: when `shutdown` is cancelled, everything the app runs ends too.
-    pub async fn run_alone(self, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_alone(self, shutdown: CancellationToken) -> Result<()> {
         let app = self.app.clone();
         let grace = app.config().shutdown_grace;
-        let serving = self.run(shutdown.clone());
+        let serving = async {
+            let outcome = self.run(shutdown.clone()).await;
+            shutdown.cancel();
+            outcome
+        };
         let ending = async {
             shutdown.cancelled().await;
             if tokio::time::timeout(grace, app.shutdown()).await.is_err() {
                 tracing::warn!("commands took too long to end");
             }
         };
-        tokio::join!(serving, ending);
+        let (outcome, ()) = tokio::join!(serving, ending);
         if tokio::time::timeout(grace, app.drain()).await.is_err() {
             tracing::warn!("background work took too long to end");
         }
+        outcome
+    }
+}
+
+/// The outcome of what is left to do; never, when there is nothing.
+async fn ended(starting: &mut Option<BoxFuture<'static, Result<()>>>) -> Result<()> {
+    match starting {
+        Some(starting) => starting.await,
+        None => std::future::pending().await,
     }
 }
 
 fn respond(
     mut routes: Router,
+    exact: bool,
     request: hyper::Request<Incoming>,
     peer: SocketAddr,
 ) -> impl Future<Output = std::result::Result<axum::response::Response, std::convert::Infallible>> {
     let mut request: Request = request.map(Body::new);
-    if let Some(uri) = without_trailing_slash(request.uri()) {
+    if !exact && let Some(uri) = without_trailing_slash(request.uri()) {
         *request.uri_mut() = uri;
     }
     request.extensions_mut().insert(Peer(peer));

@@ -10,8 +10,10 @@ mod args;
 mod batwa;
 mod dialect;
 mod listen;
+#[cfg(feature = "openhands")]
+mod openhands;
 mod registry;
 
-pub use dialect::{Call, Dialect, Host, Plan, Refusal, Service};
+pub use dialect::{Call, Dialect, Exits, Host, Plan, Refusal, Service};
 pub use listen::Listener;
 pub use registry::{ALL, find};

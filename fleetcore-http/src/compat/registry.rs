@@ -8,6 +8,8 @@ pub static ALL: &[&dyn Dialect] = &[
     &super::batwa::SERVER,
     #[cfg(feature = "batwa")]
     &super::batwa::AGENT,
+    #[cfg(feature = "openhands")]
+    &super::openhands::RUNTIME,
 ];
 
 /// The dialect of this name, or that stands for the original program of this name.

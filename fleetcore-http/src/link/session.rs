@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use fleetcore::{
     CommandEvent, CommandStream, Error, ErrorKind, ExitKind, ExitStatus, Fleet, Key, Offset, OnDrop,
-    OpContext, PtySize, Result, Screen, Session, SessionId, SessionInfo, SessionSpec, Target, Turn,
-    WaitPolicy,
+    OpContext, PtySize, Rendered, Result, Screen, Session, SessionId, SessionInfo, SessionSpec, Target, Turn,
+    WaitPolicy, session::render_text,
 };
 use futures::StreamExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -247,6 +247,11 @@ impl Session for LinkSession {
             return Ok(text.clone());
         }
         self.client.session_text(&self.id, range).await
+    }
+
+    async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
+        let text = self.text(turn.output.clone()).await?;
+        Ok(render_text(&text, self.info().size, turn.output.end))
     }
 
     async fn screen(&self) -> Result<Screen> {

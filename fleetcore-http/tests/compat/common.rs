@@ -102,7 +102,7 @@ pub(crate) struct Running {
     pub(crate) notes: Vec<String>,
     pub(crate) store: Arc<MemoryStore>,
     shutdown: CancellationToken,
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<fleetcore::Result<()>>>,
     pub(crate) dir: Arc<tempfile::TempDir>,
     pub(crate) fleet: Fleet,
 }
@@ -164,7 +164,11 @@ impl Running {
     pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();
         if let Some(task) = self.task.take() {
-            tokio::time::timeout(LIMIT, task).await.expect("it stops").unwrap();
+            tokio::time::timeout(LIMIT, task)
+                .await
+                .expect("it stops")
+                .unwrap()
+                .expect("it served to the end");
         }
     }
 

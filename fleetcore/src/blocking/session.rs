@@ -3,7 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::fleet::Engine;
-use crate::{ExitStatus, Key, Offset, PtySize, Result, Screen, SessionInfo, Turn, WaitPolicy};
+use crate::{ExitStatus, Key, Offset, PtySize, Rendered, Result, Screen, SessionInfo, Turn, WaitPolicy};
 
 /// A persistent shell. Dropping the last handle ends it. See [`crate::Session`].
 #[derive(Debug)]
@@ -50,6 +50,11 @@ impl Session {
     /// Text of a turn.
     pub fn text(&self, range: Range<Offset>) -> Result<String> {
         self.engine.run(self.session.text(range))
+    }
+
+    /// What a terminal shows of the output of a turn.
+    pub fn rendered(&self, turn: &Turn) -> Result<Rendered> {
+        self.engine.run(self.session.rendered(turn))
     }
 
     /// What the terminal shows.

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 
-use crate::{ByteStream, Error, ErrorKind, FileInfo, FileSystem, OpContext, Result, WriteOptions};
+use crate::{ByteStream, Error, ErrorKind, FileInfo, FileSystem, OpContext, Owner, Result, WriteOptions};
 
 /// Largest file `Files::read` takes into memory. Larger ones are for `Files::read_stream`.
 const READ_MAX_BYTES: usize = 64 << 20;
@@ -108,6 +108,14 @@ impl Files {
     /// `PermissionDenied`, `AlreadyExists` when a file is in the way.
     pub async fn create_dir(&self, path: &str) -> Result<()> {
         self.cx.guard("create dir", self.files.create_dir(&self.cx, path)).await
+    }
+
+    /// Gives a file or directory to somebody else; links are followed.
+    ///
+    /// # Errors
+    /// `PermissionDenied`: mostly only root may; `NotFound`; `Unsupported` where the backend has no owners.
+    pub async fn set_owner(&self, path: &str, owner: Owner) -> Result<()> {
+        self.cx.guard("set owner", self.files.set_owner(&self.cx, path, owner)).await
     }
 
     /// Renames; replaces an existing file.

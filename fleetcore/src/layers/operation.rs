@@ -87,6 +87,8 @@ operations! {
     DirList = "file.list", Query;
     /// [`FileSystem::create_dir`](crate::FileSystem::create_dir)
     DirCreate = "file.create_dir", Change;
+    /// [`FileSystem::set_owner`](crate::FileSystem::set_owner)
+    FileOwner = "file.set_owner", Change;
     /// [`FileSystem::rename`](crate::FileSystem::rename)
     FileRename = "file.rename", Change;
     /// [`FileSystem::remove`](crate::FileSystem::remove)
@@ -129,7 +131,7 @@ impl Operation {
             OperationClass::Query | OperationClass::Read => true,
             OperationClass::MachineChange => !matches!(self, Self::MachineCreate | Self::MachineAct),
             OperationClass::Change => {
-                matches!(self, Self::DirCreate | Self::SessionResize | Self::SessionClose)
+                matches!(self, Self::DirCreate | Self::FileOwner | Self::SessionResize | Self::SessionClose)
             }
             OperationClass::Start => self == Self::Reattach,
             OperationClass::Write | OperationClass::Wait => false,
@@ -141,7 +143,9 @@ impl Operation {
     pub fn is_audited(self) -> bool {
         match self.class() {
             OperationClass::MachineChange | OperationClass::Start | OperationClass::Write => true,
-            OperationClass::Change => matches!(self, Self::DirCreate | Self::FileRename | Self::FileRemove),
+            OperationClass::Change => {
+                matches!(self, Self::DirCreate | Self::FileOwner | Self::FileRename | Self::FileRemove)
+            }
             OperationClass::Query | OperationClass::Read | OperationClass::Wait => false,
         }
     }

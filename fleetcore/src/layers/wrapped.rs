@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     ActionInfo, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitStatus, FileInfo, HostPort,
-    Json, Key, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, PtySize,
-    Result, Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy, WriteOptions,
+    Json, Key, MachineCapabilities, MachineFilter, MachineId, MachineInfo, MachineSpec, Offset, Owner,
+    PtySize, Rendered, Result, Screen, SessionId, SessionInfo, SessionSpec, StopMode, Turn, WaitPolicy,
+    WriteOptions,
     raw::{
         BoxConnection, ByteStream, CommandStream, Executor, FileSystem, OpContext, Provider, RawProcess,
         Session,
@@ -219,6 +220,15 @@ impl<A: Around> FileSystem for Wrapped<dyn FileSystem, A> {
         self.around.call(&call, cx, |cx| async move { inner.create_dir(&cx, path).await }).await.map(first)
     }
 
+    async fn set_owner(&self, cx: &OpContext, path: &str, owner: Owner) -> Result<()> {
+        let inner = &self.inner;
+        let call = Call::new(Operation::FileOwner, Subject::Path(path));
+        self.around
+            .call(&call, cx, |cx| async move { inner.set_owner(&cx, path, owner).await })
+            .await
+            .map(first)
+    }
+
     async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()> {
         let inner = &self.inner;
         let call = Call::new(Operation::FileRename, Subject::Path(from));
@@ -315,6 +325,10 @@ impl<A: Around> Session for WrappedSession<A> {
     async fn text(&self, range: Range<Offset>) -> Result<String> {
         let range = &range;
         self.around(Operation::SessionText, || self.inner.text(range.clone())).await
+    }
+
+    async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
+        self.around(Operation::SessionText, || self.inner.rendered(turn)).await
     }
 
     async fn screen(&self) -> Result<Screen> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::OpContext;
-use crate::{FileInfo, Result, WriteOptions};
+use crate::{Error, FileInfo, Owner, Result, WriteOptions};
 
 /// A stream of bytes. An `Err` is the last item.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
@@ -33,6 +33,11 @@ pub trait FileSystem: Send + Sync + fmt::Debug + 'static {
     async fn list(&self, cx: &OpContext, path: &str) -> Result<Vec<FileInfo>>;
     /// Makes a directory and those above it; an existing one is fine.
     async fn create_dir(&self, cx: &OpContext, path: &str) -> Result<()>;
+    /// Gives a file or directory to somebody else; symbolic links are followed. Where the backend has no such thing,
+    /// `Unsupported`; mostly only root may, so `PermissionDenied` is common.
+    async fn set_owner(&self, _cx: &OpContext, _path: &str, _owner: Owner) -> Result<()> {
+        Err(Error::unsupported("set_owner"))
+    }
     /// Renames; replaces an existing file.
     async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()>;
     /// Removes a file, or a directory: an empty one, or with all in it when `recursive`. `NotFound` if absent.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::Stream;
 
 use crate::{
-    CommandEvent, CommandId, ExitStatus, Key, Offset, PtySize, Result, Screen, SessionId, SessionInfo, Turn,
-    WaitPolicy,
+    CommandEvent, CommandId, ExitStatus, Key, Offset, PtySize, Rendered, Result, Screen, SessionId,
+    SessionInfo, Turn, WaitPolicy,
 };
 
 /// Numbered events of one command. A subscriber, never the owner: dropping it only detaches.
@@ -47,6 +47,11 @@ pub trait Session: Send + Sync + fmt::Debug + 'static {
     /// Text of a turn: what its command wrote, without the shell's own marks and echo, line ends as `\n`.
     /// Bytes that are no longer kept are missing.
     async fn text(&self, range: Range<Offset>) -> Result<String>;
+    /// What a terminal shows of the output of `turn` up to now, as far as it is still kept: all of it, within the
+    /// bounds of [`Rendered`], for the last turn.
+    ///
+    /// Sessions that keep no terminal state render [`text`](Self::text).
+    async fn rendered(&self, turn: &Turn) -> Result<Rendered>;
     /// What the terminal shows, as text, with scrollback.
     async fn screen(&self) -> Result<Screen>;
     /// Resolves when the shell has ended.

@@ -11,6 +11,10 @@
 //! | `B;k=<nonce>` | end of a prompt | the shell reads input now |
 //! | `C;k=<nonce>` | a command was read and is about to run | |
 //! | `P;k=<nonce>` | continuation prompt | the text so far is incomplete |
+//! | `R;k=<nonce>` | the shell is about to read a long command | |
+//! | `L;k=<nonce>` | a long command has been loaded | it is about to run: what came before is its text |
+//! | `F;k=<nonce>;<job>;<user>;<host>` | before `D` | `$!`, user and host |
+//! | `W;k=<nonce>;<name>;<path>` | before `D` | where a program is; empty when it is not there |
 //!
 //! Marks without the nonce are the program's own output and mean nothing here.
 
@@ -46,6 +50,26 @@ pub(crate) enum MarkKind {
     Start,
     /// The shell wants more of an incomplete command.
     Continuation,
+    /// The shell reads a command outside of its line editor.
+    Reading,
+    /// The shell has read a command that was handed to it outside of its line editor.
+    Loaded,
+    /// The shell tells about itself.
+    Facts {
+        /// `$!`.
+        last_job: Option<u32>,
+        /// Who it runs as.
+        user: String,
+        /// Where it runs.
+        host: String,
+    },
+    /// Where a program is; empty when it is not there.
+    Located {
+        /// Its name.
+        name: String,
+        /// Its path.
+        path: String,
+    },
 }
 
 /// What the shell tells at a prompt.
@@ -187,6 +211,17 @@ fn parse(body: &str, key: &str) -> Option<MarkKind> {
         "B" => MarkKind::PromptEnd,
         "C" => MarkKind::Start,
         "P" => MarkKind::Continuation,
+        "R" => MarkKind::Reading,
+        "L" => MarkKind::Loaded,
+        "F" => {
+            let (job, rest) = tail.split_once(';')?;
+            let (user, host) = rest.split_once(';')?;
+            MarkKind::Facts { last_job: job.parse().ok(), user: user.to_owned(), host: host.to_owned() }
+        }
+        "W" => {
+            let (name, path) = tail.split_once(';')?;
+            MarkKind::Located { name: name.to_owned(), path: path.to_owned() }
+        }
         _ => return None,
     })
 }
@@ -194,6 +229,9 @@ fn parse(body: &str, key: &str) -> Option<MarkKind> {
 fn told(exit: &str, cwd: &str) -> Told {
     Told { exit_code: exit.parse().ok(), cwd: cwd.starts_with('/').then(|| cwd.to_owned()) }
 }
+
+/// What readline writes once it has a line.
+pub(crate) const ACCEPTED: &[u8] = b"\x1b[?2004l\r";
 
 /// Text of a turn from the bytes the terminal got: what stands before the (first) start mark goes, because it is
 /// the echo of the command; marks go; line ends become `\n`.
@@ -204,12 +242,10 @@ pub(crate) fn turn_text(raw: &[u8], nonce: &str, from_start: bool) -> String {
     let mut parser = Parser::new(nonce, 0);
     let mut marks = Vec::new();
     parser.feed(raw, |m| marks.push(m));
-    let mut at = match marks.iter().find(|m| m.kind == MarkKind::Start) {
+    let loaded = marks.iter().find(|m| m.kind == MarkKind::Loaded);
+    let mut at = match loaded.or_else(|| marks.iter().find(|m| m.kind == MarkKind::Start)) {
         Some(m) => m.end as usize,
-        None if from_start => {
-            const ACCEPTED: &[u8] = b"\x1b[?2004l\r";
-            memchr::memmem::find(raw, ACCEPTED).map_or(0, |i| i + ACCEPTED.len())
-        }
+        None if from_start => memchr::memmem::find(raw, ACCEPTED).map_or(0, |i| i + ACCEPTED.len()),
         None => 0,
     };
     let mut kept = Vec::with_capacity(raw.len().saturating_sub(at));

@@ -1,13 +1,16 @@
 //! Persistent shells over any executor with pseudo-terminals.
 
 mod keys;
+mod lines;
 mod marks;
+mod render;
 mod setup;
 mod shell;
 mod tap;
 mod track;
 mod wait;
 
+pub use render::render_text;
 pub use shell::ShellSession;
 
 /// Entry points for fuzz targets; not part of the API.
@@ -20,5 +23,7 @@ pub mod fuzz {
         parser.feed(a, drop);
         parser.feed(b, drop);
         let _ = super::marks::turn_text(data, "n", true);
+        let size = crate::PtySize { cols: 20, rows: 5 };
+        let _ = super::render_text(&String::from_utf8_lossy(data), size, crate::Offset(0));
     }
 }

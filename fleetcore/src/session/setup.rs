@@ -12,6 +12,11 @@ use crate::{CommandSpec, Error, Result, SessionSpec};
 const COMMAND_MAX_BYTES: usize = 1 << 20;
 /// Longest line a terminal in cooked mode takes, less some for the newline: Linux has 4096 (`N_TTY_BUF_SIZE`).
 const COOKED_LINE_MAX_BYTES: usize = 4000;
+/// Above this a command is loaded by the shell rather than pasted into readline, whose time grows with the square of
+/// the number of lines: a second for 100 KB, minutes for 1 MB.
+const PASTED_MAX_BYTES: usize = 8 << 10;
+/// Text in one line of a command that is loaded; a cooked terminal takes a little more.
+const LOADED_LINE_BYTES: usize = 3000;
 /// Above this a command is pasted rather than typed; readline redraws less.
 const TYPED_MAX_BYTES: usize = 256;
 /// Set when the environment does not choose: what the emulator and browsers understand.
@@ -33,7 +38,7 @@ fi
 set -- sh
 "#;
 
-/// `NONCE` and `USER_RC` are filled in. `D` goes first in `PROMPT_COMMAND`, so that what the user's own prompt
+/// `NONCE`, `LOCATE` and `USER_RC` are filled in. `D` goes first in `PROMPT_COMMAND`, so that what the user's own prompt
 /// prints is not part of a turn. Whatever a command does to one of `PS0`, `PS1`, `PS2` and `PROMPT_COMMAND` is
 /// mended by the others: `__fc_last` puts the marks back, the `A` mark carries the exit code as well, and the `B` mark
 /// puts a hook into an empty `PROMPT_COMMAND` (an expansion in a pattern that is not printed; it is not made for an empty value).
@@ -45,9 +50,45 @@ __fc_x=x
 __fc_old=1
 if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)); then __fc_old=0; fi
 __fc_end() { printf '\e]133;D;%s;k=NONCE;%s\a' "$1" "${PWD//[[:cntrl:]]/?}"; }
+__fc_find() {
+  local p=${PATH-}: d f=
+  while [[ -n $p ]]; do
+    d=${p%%:*}
+    p=${p#*:}
+    d=${d:-.}/$1
+    if [[ -f $d && -x $d ]]; then f=$d; break; fi
+  done
+  printf '\e]133;W;k=NONCE;%s;%s\a' "$1" "${f//[[:cntrl:]]/?}"
+}
+__fc_u='\u'
+__fc_h='\h'
+__fc_facts() {
+  local u=${__fc_u@P} h=${__fc_h@P}
+  printf '\e]133;F;k=NONCE;%s;%s;%s\a' "${!:-}" "${u//[[:cntrl:];]/?}" "${h//[[:cntrl:]]/?}"
+LOCATE
+}
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then __fc_facts() { :; }; fi
+__fc_load() {
+  local l p m
+  __fc_text=
+  # The terminal's echo may come late, after what the command writes.
+  m=$(stty -g 2>/dev/null) && stty -echo 2>/dev/null
+  printf '\e]133;R;k=NONCE\a' >&2
+  while IFS= read -rs l && [[ $l != '#.' ]]; do
+    printf -v p %b "${l:1}"
+    __fc_text+=$p
+  done
+  if [[ -n $m ]]; then stty "$m" 2>/dev/null; fi
+  if [[ -o history ]]; then history -s -- "$__fc_text"; fi
+  printf '\e]133;L;k=NONCE\a' >&2
+  return "$1"
+}
 __fc_first() {
   local e=$?
   __fc_told=1
+  jobs -rn >/dev/null
+  jobs -n
+  __fc_facts
   __fc_end "$e"
   if ((__fc_old)); then return "$e"; fi
 }
@@ -65,12 +106,12 @@ __fc_arm() {
   if [[ ${PS0-} != *"$k"* ]]; then PS0=${PS0-}'\e]133;C;k=NONCE\a'; fi
   if [[ ${PS2-} != *"$k"* ]]; then PS2='\[\e]133;P;k=NONCE\a\]'${PS2-}; fi
   if [[ ${PROMPT_COMMAND-} != *__fc_first* ]]; then
-    PROMPT_COMMAND='__fc_first'${PROMPT_COMMAND:+$'\n'$PROMPT_COMMAND}
+    PROMPT_COMMAND='{ __fc_first; } 2>/dev/null'${PROMPT_COMMAND:+$'\n'$PROMPT_COMMAND}
   fi
   if ((__fc_old)); then
-    if [[ $PROMPT_COMMAND != *__fc_last* ]]; then PROMPT_COMMAND+=$'\n__fc_last'; fi
+    if [[ $PROMPT_COMMAND != *__fc_last* ]]; then PROMPT_COMMAND+=$'\n{ __fc_last; } 2>/dev/null'; fi
   elif [[ ${PROMPT_COMMAND[*]} != *__fc_last* ]]; then
-    PROMPT_COMMAND+=(__fc_last)
+    PROMPT_COMMAND+=('{ __fc_last; } 2>/dev/null')
   fi
 }
 __fc_arm
@@ -108,7 +149,8 @@ printf '\033]133;I;k=NONCE;sh\007'
 /// `InvalidInput` for a shell that cannot speak in marks, and for one that is asked to run a script.
 pub(super) fn command(spec: &SessionSpec, nonce: &str) -> Result<CommandSpec> {
     let (argv, bash_rc) = start(&spec.shell)?;
-    let bash_rc = BASH_RC.replace("NONCE", nonce).replace("USER_RC", &bash_rc);
+    let locate = locate(&spec.locate)?;
+    let bash_rc = BASH_RC.replace("NONCE", nonce).replace("LOCATE", &locate).replace("USER_RC", &bash_rc);
     let mut command = CommandSpec::argv(argv).with_pty(spec.size);
     command.cwd.clone_from(&spec.cwd);
     command.user.clone_from(&spec.user);
@@ -122,6 +164,20 @@ pub(super) fn command(spec: &SessionSpec, nonce: &str) -> Result<CommandSpec> {
     set("FLEETCORE_SH_RC", POSIX_RC.replace("NONCE", nonce));
     set("FLEETCORE_BASH_STARTER", BASH_STARTER.into());
     Ok(command)
+}
+
+/// Calls that tell where programs are.
+fn locate(programs: &[String]) -> Result<String> {
+    let mut calls = String::new();
+    for name in programs {
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".+_-".contains(c);
+        if name.is_empty() || name.starts_with('-') || !name.chars().all(plain) {
+            let rule = "names of programs: letters, digits and .+_-";
+            return Err(Error::invalid("locate", rule).with_context("name", name));
+        }
+        calls.push_str(&format!("__fc_find {name}\n"));
+    }
+    Ok(calls)
 }
 
 const USER_BASHRC: &str = "if [[ -r ~/.bashrc ]]; then . ~/.bashrc; fi";
@@ -174,11 +230,46 @@ fn start(shell: &[String]) -> Result<(Vec<String>, String)> {
     }
 }
 
+/// How a command reaches the shell.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Typed {
+    /// What to type at the prompt.
+    pub(super) line: Vec<u8>,
+    /// What to type once that has started.
+    pub(super) then: Option<Vec<u8>>,
+}
+
+/// The text in lines that `__fc_load` reads. Each begins with `#`, so that what an interrupted load leaves over is
+/// a comment to the shell.
+fn loaded(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + text.len() / 8 + 16);
+    let mut room = 0;
+    for c in text.chars() {
+        if room < 4 {
+            if !out.is_empty() {
+                out.push(b'\n');
+            }
+            out.push(b'#');
+            room = LOADED_LINE_BYTES;
+        }
+        let before = out.len();
+        match c {
+            '\\' => out.extend_from_slice(br"\\"),
+            '\n' => out.extend_from_slice(br"\n"),
+            '\t' => out.extend_from_slice(br"\t"),
+            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+        room -= out.len() - before;
+    }
+    out.extend_from_slice(b"\n#.\n");
+    out
+}
+
 /// What to type so that `text` runs as one turn. `discard` first empties a line somebody began to type.
 ///
 /// # Errors
 /// `InvalidInput` for text a terminal would take for keys, and for more than it takes.
-pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Vec<u8>> {
+pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Typed> {
     if let Some(c) = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
         let rule = "text without control characters other than newline and tab";
         return Err(Error::invalid("command", rule).with_context("character", c.escape_unicode()));
@@ -187,7 +278,8 @@ pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Vec<u
         return Err(Error::invalid("command", "at most 1 MiB").with_context("bytes", text.len()));
     }
     let text = text.trim_end_matches('\n');
-    let mut out = Vec::with_capacity(text.len() + 32);
+    let mut out = Vec::with_capacity(text.len().min(PASTED_MAX_BYTES) + 32);
+    let mut then = None;
     match flavour {
         Flavour::Bash => {
             if discard {
@@ -195,6 +287,12 @@ pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Vec<u
             }
             if text.len() <= TYPED_MAX_BYTES && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
                 out.extend_from_slice(text.as_bytes());
+            } else if text.len() > PASTED_MAX_BYTES {
+                // In a condition, so that `set -e` does not end the shell because of the status that is handed on.
+                out.extend_from_slice(
+                    br#"if __fc_load $?; then eval "$__fc_text"; else eval "$__fc_text"; fi"#,
+                );
+                then = Some(loaded(text));
             } else {
                 out.extend_from_slice(b"\x1b[200~");
                 out.extend_from_slice(text.as_bytes());
@@ -218,7 +316,7 @@ pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Vec<u
             out.extend_from_slice(lines.as_bytes());
         }
     }
-    Ok(out)
+    Ok(Typed { line: out, then })
 }
 
 /// Whether typing `data` at a prompt makes the shell act, so that a new prompt will follow: Return or Ctrl-C
@@ -286,10 +384,10 @@ mod tests {
                 "{bad:?}"
             );
         }
-        assert_eq!(typed("ls\n\n", Flavour::Bash, true).unwrap(), b"\x05\x15ls\r");
-        assert_eq!(typed("a\nb", Flavour::Bash, false).unwrap(), b"\x1b[200~a\nb\x1b[201~\r");
+        assert_eq!(typed("ls\n\n", Flavour::Bash, true).unwrap().line, b"\x05\x15ls\r");
+        assert_eq!(typed("a\nb", Flavour::Bash, false).unwrap().line, b"\x1b[200~a\nb\x1b[201~\r");
         assert_eq!(
-            typed("it's", Flavour::Posix, false).unwrap(),
+            typed("it's", Flavour::Posix, false).unwrap().line,
             b"if __fc_run $? 'it'\\''s'; then eval \"$__fc_text\"; else eval \"$__fc_text\"; fi\n"
         );
         let long = "x".repeat(4001);
@@ -297,6 +395,30 @@ mod tests {
         assert!(typed(&long, Flavour::Posix, false).is_err());
         assert!(typed(&"x\n".repeat(3000), Flavour::Posix, false).is_ok());
         assert!(typed(&"x\n".repeat(1 << 20), Flavour::Bash, false).is_err());
+    }
+
+    #[test]
+    fn long_commands_are_loaded_in_lines() {
+        let text = "a\\b\tä\n".repeat(2000);
+        let typed = typed(&text, Flavour::Bash, false).unwrap();
+        assert!(typed.line.starts_with(b"if __fc_load"));
+        let lines = String::from_utf8(typed.then.unwrap()).unwrap();
+        assert!(lines.lines().all(|l| l.starts_with('#') && l.len() <= LOADED_LINE_BYTES + 1));
+        let body: String = lines.strip_suffix("\n#.\n").unwrap().lines().map(|l| &l[1..]).collect();
+        assert_eq!(body.replace(r"\n", "\n").replace(r"\t", "\t").replace(r"\\", r"\"), text.trim_end());
+        let spec = |name: &str| {
+            let mut spec = SessionSpec::new(SessionId::new("s").unwrap());
+            spec.locate.push(name.into());
+            spec
+        };
+        assert!(command(&spec("python3.13"), "n").is_ok());
+        for bad in ["", "-x", "a;b", "a b"] {
+            assert_eq!(
+                command(&spec(bad), "n").unwrap_err().context_value("field"),
+                Some("locate"),
+                "{bad:?}"
+            );
+        }
     }
 
     #[test]

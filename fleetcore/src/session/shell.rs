@@ -10,15 +10,15 @@ use tokio::time::Instant;
 use super::{
     keys, marks,
     marks::Flavour,
-    setup,
+    render, setup,
     tap::Tap,
     track::{Phase, Tracker},
     wait::{Expect, wait},
 };
 use crate::{
-    CommandHandle, CommandId, CommandStream, Error, ErrorKind, Executor, ExitKind, ExitStatus, Key, Offset,
-    OpContext, PtySize, Result, RunningCommand, Screen, Session, SessionId, SessionInfo, SessionSpec, Turn,
-    TurnStatus, WaitPolicy,
+    CommandHandle, CommandId, CommandStream, Error, ErrorKind, Executor, ExitKind, ExitStatus, HandedBack,
+    Key, Offset, OpContext, PtySize, Rendered, Result, RunningCommand, Screen, Session, SessionId,
+    SessionInfo, SessionSpec, Turn, TurnStatus, WaitPolicy,
     supervisor::{Recording, spawn},
 };
 
@@ -28,6 +28,10 @@ const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// How long `run` waits for the end of a prompt whose beginning was seen. Only a prompt that lost its marks takes
 /// this long.
 const PROMPT_LIMIT: Duration = Duration::from_secs(2);
+/// How long `interrupt` waits for a long command to be handed to the shell: a megabyte takes a second.
+const LOAD_LIMIT: Duration = Duration::from_secs(60);
+/// More output than this is rendered on a thread of its own: some milliseconds' work.
+const RENDER_INLINE_BYTES: usize = 128 << 10;
 const CTRL_C: &[u8] = b"\x03";
 /// How long a continuation prompt may take to answer Ctrl-C before it is typed again; doubles each time. Readline
 /// overlooks a signal that comes between drawing the prompt and waiting for a key, until the next key.
@@ -58,6 +62,7 @@ pub struct ShellSession {
     /// Owns the shell: dropped, the shell and its jobs end.
     command: RunningCommand,
     tracker: Arc<Tracker>,
+    scrollback_lines: usize,
 }
 
 impl ShellSession {
@@ -78,11 +83,12 @@ impl ShellSession {
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         let work = async {
             let command = setup::command(&spec, &nonce)?;
-            let tracker = Arc::new(Tracker::new(&spec, &nonce)?);
+            let tracker = Arc::new(Tracker::new(&spec, &nonce));
             let tap = Tap { inner: executor, tracker: Arc::clone(&tracker) };
             let id = CommandId::generate();
             let command = spawn(&tap, cx, id, command, Recording::default()).await?;
-            let session = Self { id: spec.id.clone(), nonce, command, tracker };
+            let scrollback_lines = spec.scrollback_lines;
+            let session = Self { id: spec.id.clone(), nonce, command, tracker, scrollback_lines };
             tokio::spawn(watch(session.command.handle(), Arc::clone(&session.tracker)));
             session.first_prompt().await?;
             session.start_up(&spec).await?;
@@ -196,7 +202,19 @@ impl Session for ShellSession {
         self.prompt(&policy).await?;
         let (slot, discard) = self.tracker.begin().map_err(|e| e.with_operation("run"))?;
         let typed = if discard { setup::typed(command, flavour, true)? } else { checked };
-        match self.put(typed).await {
+        if let Some(text) = typed.then {
+            slot.load();
+            let (handle, tracker, slot) =
+                (self.command.handle(), Arc::clone(&self.tracker), Arc::clone(&slot));
+            // Whatever becomes of this call: the shell waits for the text.
+            tokio::spawn(async move {
+                tracker.until(|| slot.reading() || tracker.ended().is_some()).await;
+                if slot.running() && tracker.ended().is_none() {
+                    let _ = handle.write_stdin(text).await; // fails when the shell has ended
+                }
+            });
+        }
+        match self.put(typed.line).await {
             // A shell that ends while it is typed to ends the turn.
             Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("run")),
             _ => {}
@@ -223,6 +241,13 @@ impl Session for ShellSession {
     async fn interrupt(&self, policy: WaitPolicy) -> Result<Turn> {
         let expect = Expect::new(&policy)?;
         let (slot, running) = self.tracker.interrupt().map_err(|e| e.with_operation("interrupt"))?;
+        if running && slot.loading() {
+            let loaded = self.tracker.until(|| !slot.loading());
+            let limit = policy.soft_timeout.unwrap_or(LOAD_LIMIT);
+            if tokio::time::timeout(limit, loaded).await.is_err() {
+                return Ok(self.tracker.running(&slot, HandedBack::SoftTimeout));
+            }
+        }
         if running {
             // Before the command has started, Ctrl-C would meet the line that is still being typed.
             let started = self.tracker.until(|| slot.started());
@@ -263,6 +288,21 @@ impl Session for ShellSession {
         let raw = self.command.slice(range.clone());
         let whole = raw.len() as u64 == range.end.0 - range.start.0;
         Ok(marks::turn_text(&raw, &self.nonce, whole))
+    }
+
+    async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
+        let Some(shown) = self.tracker.turn_bytes(turn.output.start) else {
+            let text = self.text(turn.output.clone()).await?;
+            return Ok(render::render_text(&text, self.info().size, turn.output.end));
+        };
+        let lines = self.scrollback_lines;
+        if shown.len() < RENDER_INLINE_BYTES {
+            return Ok(shown.render(lines));
+        }
+        let failed = |e: tokio::task::JoinError| {
+            Error::new(ErrorKind::Unavailable, "the runtime is shutting down").with_source(e)
+        };
+        tokio::task::spawn_blocking(move || shown.render(lines)).await.map_err(failed)
     }
 
     async fn screen(&self) -> Result<Screen> {

@@ -9,11 +9,12 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     marks::{Flavour, Mark, MarkKind, Parser, Told},
+    render::{Snapshot, TurnBytes},
     setup,
 };
 use crate::{
-    Error, ErrorKind, ExitKind, ExitStatus, HandedBack, Offset, PtySize, Result, Screen, SessionInfo,
-    SessionSpec, Turn, TurnStatus,
+    Error, ErrorKind, ExitKind, ExitStatus, HandedBack, Offset, OnIncomplete, PtySize, Result, Screen,
+    SessionInfo, SessionSpec, Turn, TurnStatus,
     term::{Backlog, Emulator},
 };
 
@@ -36,8 +37,14 @@ struct SlotState {
     done: Option<Done>,
     /// Ctrl-C was typed for it.
     interrupted: bool,
-    /// The shell wanted more text.
+    /// The shell wanted more text, which is not going to come.
     refused: bool,
+    /// The shell waits for more text.
+    asks: bool,
+    /// The text is still being handed to the shell.
+    loading: bool,
+    /// The shell has begun to read it.
+    reading: bool,
     /// Somebody was told how it ended, or nobody will ask.
     claimed: bool,
     /// Where a search for expected text goes on.
@@ -68,6 +75,9 @@ impl Slot {
             done: None,
             interrupted: false,
             refused: false,
+            asks: false,
+            loading: false,
+            reading: false,
             claimed: !by_run,
             scanned: start,
         };
@@ -79,10 +89,29 @@ impl Slot {
         self.state.lock().done.is_none()
     }
 
-    /// Whether the shell has read all that `run` typed: it has begun to run the command, or is through with it.
+    /// Whether the shell has read all that `run` typed: it has begun to run the command, is through with it, or
+    /// asks for more.
     pub(super) fn started(&self) -> bool {
         let state = self.state.lock();
-        !self.by_run || state.command_start.is_some() || state.done.is_some()
+        !self.by_run || state.command_start.is_some() || state.done.is_some() || state.asks
+    }
+
+    /// The text will be handed to the shell once it has begun to read it.
+    pub(super) fn load(&self) {
+        self.state.lock().loading = true;
+    }
+
+    /// Whether the shell takes the text now, or never will.
+    pub(super) fn reading(&self) -> bool {
+        let state = self.state.lock();
+        state.reading || state.done.is_some()
+    }
+
+    /// Whether the shell still reads the text. Ctrl-C would cut it off, and what comes after it would be typed at the
+    /// prompt.
+    pub(super) fn loading(&self) -> bool {
+        let state = self.state.lock();
+        state.loading && state.done.is_none()
     }
 
     /// Where a search for expected text may begin and must end; `None` before the command has started.
@@ -118,6 +147,9 @@ impl Slot {
 struct State {
     parser: Parser,
     backlog: Backlog,
+    /// Output of `slot`.
+    turn: TurnBytes,
+    on_incomplete: OnIncomplete,
     phase: Phase,
     flavour: Option<Flavour>,
     /// The running or last command.
@@ -145,12 +177,13 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    pub(super) fn new(spec: &SessionSpec, nonce: &str) -> Result<Self> {
-        let emulator = Emulator::new(spec.size, spec.scrollback_lines)
-            .ok_or_else(|| Error::invalid("size", "at least 1 column and 1 row"))?;
+    pub(super) fn new(spec: &SessionSpec, nonce: &str) -> Self {
+        let emulator = Emulator::new(spec.size, spec.scrollback_lines);
         let state = State {
             parser: Parser::new(nonce, 0),
             backlog: Backlog::new(spec.size, spec.scrollback_lines),
+            turn: TurnBytes::new(0),
+            on_incomplete: spec.on_incomplete,
             phase: Phase::Away,
             flavour: None,
             slot: None,
@@ -161,7 +194,7 @@ impl Tracker {
             info: SessionInfo::new(spec, spec.shell.clone()),
         };
         let (state, emulator) = (Mutex::new(state), Mutex::new(emulator));
-        Ok(Self { state, emulator, changed: Notify::new(), stuck: Notify::new() })
+        Self { state, emulator, changed: Notify::new(), stuck: Notify::new() }
     }
 
     /// Resolves at the next change after it was enabled.
@@ -201,25 +234,22 @@ impl Tracker {
     pub(super) fn on_output(&self, data: &Bytes) {
         let mut marks = Vec::new();
         let mut state = self.state.lock();
+        let start = state.parser.position();
         state.parser.feed(data, |m| marks.push(m));
         state.last_output = Instant::now();
         state.info.active_at = Timestamp::now();
-        let full = state.backlog.push(data.clone());
+        state.backlog.push(data.clone());
         let mut stuck = false;
         for mark in &marks {
             stuck |= state.on_mark(mark);
         }
+        state.turn.push(start, data);
         drop(state);
         if !marks.is_empty() {
             self.changed.notify_waiters();
         }
         if stuck {
             self.stuck.notify_one();
-        }
-        // Whoever holds the emulator is about to take the backlog anyway.
-        if full && let Some(mut emulator) = self.emulator.try_lock() {
-            let backlog = self.state.lock().backlog.take();
-            emulator.catch_up(backlog);
         }
     }
 
@@ -307,7 +337,9 @@ impl Tracker {
         state.info.turns += 1;
         state.info.active_at = Timestamp::now();
         state.phase = Phase::Away;
-        let slot = Slot::new(state.info.turns, state.parser.position(), true);
+        let start = state.parser.position();
+        let slot = Slot::new(state.info.turns, start, true);
+        state.turn = TurnBytes::new(start);
         state.slot = Some(Arc::clone(&slot));
         state.unclaimed = None;
         Ok((slot, std::mem::take(&mut state.line_begun)))
@@ -371,6 +403,17 @@ impl Tracker {
         })
     }
 
+    /// What there is to render of the turn that began at `start`, if it is the running or last one.
+    pub(super) fn turn_bytes(&self, start: Offset) -> Option<Snapshot> {
+        let state = self.state.lock();
+        let slot = state.slot.as_ref().filter(|slot| slot.start == start.0)?;
+        let inner = slot.state.lock();
+        // Before a command starts there is only its echo.
+        let only_echo = slot.by_run && inner.command_start.is_none() && inner.done.is_none();
+        let started = inner.command_start.is_some();
+        Some(state.turn.snapshot(started, only_echo, state.info.size))
+    }
+
     /// The picture up to the last byte that has arrived.
     pub(super) fn screen(&self) -> Screen {
         self.with_emulator(|e| e.screen())
@@ -409,6 +452,7 @@ impl State {
 
     /// Somebody typed a command.
     fn typed(&mut self, start: u64) -> Arc<Slot> {
+        self.turn = TurnBytes::new(start);
         let slot = Slot::new(self.info.turns, start, false);
         let last = self.slot.replace(Arc::clone(&slot));
         if let Some(last) = last.filter(|last| !last.state.lock().claimed) {
@@ -436,6 +480,35 @@ impl State {
                 }
             }
             MarkKind::Continuation => return self.on_continuation(),
+            MarkKind::Reading => {
+                if let Some(slot) = &self.slot {
+                    slot.state.lock().reading = true;
+                }
+            }
+            MarkKind::Loaded => {
+                if let Some(slot) = &self.slot {
+                    let mut inner = slot.state.lock();
+                    if inner.done.is_none() && inner.command_start.is_some() {
+                        inner.command_start = Some(mark.end);
+                        inner.scanned = inner.scanned.max(mark.end);
+                        inner.loading = false;
+                        self.turn = TurnBytes::new(mark.end);
+                    }
+                }
+            }
+            MarkKind::Facts { last_job, user, host } => {
+                let known = |name: &String| (!name.is_empty()).then(|| name.clone());
+                self.info.facts.last_job = *last_job;
+                self.info.facts.user = known(user);
+                self.info.facts.host = known(host);
+            }
+            MarkKind::Located { name, path } => {
+                if path.is_empty() {
+                    self.info.facts.programs.remove(name);
+                } else {
+                    self.info.facts.programs.insert(name.clone(), path.clone());
+                }
+            }
         }
         false
     }
@@ -450,12 +523,15 @@ impl State {
                 if inner.command_start.is_none() {
                     inner.command_start = Some(mark.end);
                     inner.scanned = mark.end;
+                    inner.asks = false;
+                    self.turn = TurnBytes::new(mark.end);
                 }
                 return;
             }
         }
         let slot = self.typed(mark.start);
         slot.state.lock().command_start = Some(mark.end);
+        self.turn = TurnBytes::new(mark.end);
     }
 
     fn on_shell_back(&mut self, mark: &Mark, told: &Told, by_hook: bool) {
@@ -475,6 +551,7 @@ impl State {
             if inner.done.is_none() {
                 let status = TurnStatus::Completed { exit_code: told.exit_code };
                 inner.done = Some(Done { end: mark.start, status, cwd: self.info.cwd.clone() });
+                self.turn.end(mark.start);
             }
         }
         self.phase = Phase::Prompting(Instant::now());
@@ -487,6 +564,10 @@ impl State {
         let Some(slot) = &self.slot else { return false };
         let mut inner = slot.state.lock();
         if !slot.by_run || inner.done.is_some() || inner.refused {
+            return false;
+        }
+        if self.on_incomplete == OnIncomplete::Wait {
+            inner.asks = true;
             return false;
         }
         inner.refused = true;

@@ -123,7 +123,7 @@ pub(super) async fn wait(
         }
         let quiet = policy.quiet_timeout.and_then(|d| tracker.last_output().max(began).checked_add(d));
         let (until, why) = match (soft, quiet) {
-            (Some(s), Some(q)) if q < s => (Some(q), HandedBack::Quiet),
+            (Some(s), Some(q)) if q <= s => (Some(q), HandedBack::Quiet),
             (Some(s), _) => (Some(s), HandedBack::SoftTimeout),
             (None, q) => (q, HandedBack::Quiet),
         };

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::{script::Script, tar_guard::TarGuard};
 use crate::{
-    Error, ErrorKind, FileInfo, FileKind, Result, WriteOptions,
+    Error, ErrorKind, FileInfo, FileKind, Owner, Result, WriteOptions,
     raw::{ByteStream, Executor, FileSystem, OpContext},
 };
 
@@ -66,6 +66,8 @@ fi
 exit 0"#;
 
 const MKDIR: &str = r#"exec mkdir -p -- "$1""#;
+
+const OWNER: &str = r#"need "$1"; exec chown -- "$2" "$1""#;
 
 /// mv(1) moves into a directory where rename(2) would replace it or fail.
 const RENAME: &str = r#"[ -L "$1" ] || need "$1"
@@ -302,6 +304,11 @@ impl FileSystem for SpawnFiles {
 
     async fn create_dir(&self, cx: &OpContext, path: &str) -> Result<()> {
         self.ask(cx, "create_dir", MKDIR, &[&checked(path)?]).await.map(drop)
+    }
+
+    async fn set_owner(&self, cx: &OpContext, path: &str, owner: Owner) -> Result<()> {
+        let numbers = format!("{}:{}", owner.uid, owner.gid);
+        self.ask(cx, "set_owner", OWNER, &[&checked(path)?, &numbers]).await.map(drop)
     }
 
     async fn rename(&self, cx: &OpContext, from: &str, to: &str) -> Result<()> {

@@ -41,6 +41,15 @@ impl FileInfo {
     }
 }
 
+/// Whose a file is, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
 /// How to write a file. The default truncates an existing file and needs the directory to exist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -54,6 +63,10 @@ pub struct WriteOptions {
     pub create_parents: bool,
     /// Write to a temporary name in the same directory, then rename: readers see the old file or the new one.
     pub atomic: bool,
+    /// With `atomic`: change nothing but the contents. Where a rename would do more than that, the file is written in
+    /// place instead: when it has other names (hard links), when its owner could not be kept, when the directory
+    /// takes no new file, and when it is a symbolic link to nothing yet. Backends that cannot tell write atomically.
+    pub keep_links: bool,
 }
 
 impl WriteOptions {
@@ -80,6 +93,13 @@ impl WriteOptions {
     #[must_use]
     pub fn with_create_parents(mut self, create: bool) -> Self {
         self.create_parents = create;
+        self
+    }
+
+    /// Sets whether a file with other names is written in place, although `atomic`.
+    #[must_use]
+    pub fn with_keep_links(mut self, keep: bool) -> Self {
+        self.keep_links = keep;
         self
     }
 

@@ -31,6 +31,11 @@ pub struct SessionSpec {
     pub idle_timeout: Option<Duration>,
     /// Commands to run before the session is handed out.
     pub startup: Vec<String>,
+    /// What happens to a command that is not complete.
+    pub on_incomplete: OnIncomplete,
+    /// Programs whose paths the shell tells after each command, in [`ShellFacts::programs`]. bash only; letters,
+    /// digits and `.+_-`.
+    pub locate: Vec<String>,
     /// Labels.
     pub labels: Labels,
     /// What happens when the last handle is dropped. `Detach` is for sessions that belong to somebody else than the
@@ -52,6 +57,8 @@ impl SessionSpec {
             scrollback_lines: 10_000,
             idle_timeout: None,
             startup: vec![],
+            on_incomplete: OnIncomplete::default(),
+            locate: vec![],
             labels: Labels::new(),
             on_drop: OnDrop::default(),
         }
@@ -78,11 +85,90 @@ impl SessionSpec {
         self
     }
 
+    /// Sets what happens to a command that is not complete.
+    #[must_use]
+    pub fn with_on_incomplete(mut self, what: OnIncomplete) -> Self {
+        self.on_incomplete = what;
+        self
+    }
+
     /// Sets when an idle session is closed.
     #[must_use]
     pub fn with_idle_timeout(mut self, idle: Option<Duration>) -> Self {
         self.idle_timeout = idle;
         self
+    }
+}
+
+/// What happens to a command whose last quote, here-document or compound command is not closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnIncomplete {
+    /// `run` takes it back and fails with `InvalidInput`. For callers that cannot type the rest.
+    #[default]
+    Refuse,
+    /// The shell waits for the rest, which [`Session::write`](crate::Session::write) types; the turn is running.
+    /// bash only.
+    Wait,
+}
+
+/// What a shell told about itself after its last command, besides exit code and directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShellFacts {
+    /// `$!`: the process of the last job that was put into the background.
+    pub last_job: Option<u32>,
+    /// Name of the user the shell runs as.
+    pub user: Option<String>,
+    /// Name of the host, up to the first dot.
+    pub host: Option<String>,
+    /// Paths of the programs of [`SessionSpec::locate`], as far as they are found in `PATH`.
+    pub programs: BTreeMap<String, String>,
+}
+
+/// Output of a turn as a terminal of the session's width shows it: what was overwritten is gone, lines that were
+/// wrapped are whole, colours and bytes that are not UTF-8 are dropped. No more lines are kept than
+/// [`SessionSpec::scrollback_lines`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rendered {
+    /// The lines that are kept, without trailing blanks and without empty lines at the end.
+    pub text: String,
+    /// How many lines that is.
+    pub lines: usize,
+    /// Lines that stood above them and are not kept.
+    pub dropped: u64,
+    /// Whether something was shown that the program has cleared away.
+    pub cleared: bool,
+    /// The first lines of all when some were dropped: at most 64 KiB.
+    pub head: String,
+    /// Where the next byte of output will be.
+    pub at: Offset,
+    /// How often everything was cleared away.
+    pub(crate) clears: u32,
+}
+
+impl Rendered {
+    /// Whether lines are missing at the start.
+    pub fn truncated(&self) -> bool {
+        self.dropped > 0 || self.cleared
+    }
+
+    /// What has been added since `earlier` of the same turn; `None` when what was shown then has changed, say by a
+    /// progress bar.
+    pub fn since(&self, earlier: &Self) -> Option<&str> {
+        if self.clears != earlier.clears {
+            return None;
+        }
+        let gone = usize::try_from(self.dropped.checked_sub(earlier.dropped)?).unwrap_or(usize::MAX);
+        if gone > 0 && gone >= earlier.lines {
+            return Some(&self.text);
+        }
+        let mut kept = earlier.text.as_str();
+        for _ in 0..gone {
+            kept = kept.split_once('\n').map_or("", |(_, rest)| rest);
+        }
+        self.text.strip_prefix(kept)
     }
 }
 
@@ -270,6 +356,8 @@ pub struct SessionInfo {
     pub ended: Option<ExitStatus>,
     /// Labels.
     pub labels: Labels,
+    /// What the shell has told about itself.
+    pub facts: ShellFacts,
 }
 
 impl SessionInfo {
@@ -288,6 +376,7 @@ impl SessionInfo {
             active_at: now,
             ended: None,
             labels: spec.labels.clone(),
+            facts: ShellFacts::default(),
         }
     }
 }

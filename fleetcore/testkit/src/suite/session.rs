@@ -11,6 +11,8 @@ use futures::StreamExt;
 
 use super::{Case, cases};
 
+mod rendered;
+
 /// A shell on a machine.
 #[derive(Debug)]
 pub struct Shell {
@@ -44,7 +46,7 @@ impl Shell {
 
 /// All cases.
 pub fn all() -> Vec<Case<Shell>> {
-    cases![
+    let mut all = cases![
         state_exit_code_and_directory_are_told,
         text_is_what_the_command_wrote,
         several_lines_are_one_turn,
@@ -84,7 +86,9 @@ pub fn all() -> Vec<Case<Shell>> {
         the_set_up_does_not_show,
         home_feels_like_home,
         many_turns_in_a_row,
-    ]
+    ];
+    all.extend(rendered::all());
+    all
 }
 
 /// Far more than any command here takes; says which one hangs.

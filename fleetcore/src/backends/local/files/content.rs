@@ -129,7 +129,8 @@ impl Writer {
         {
             inner.base.make_dirs(parent).map_err(failed)?;
         }
-        if opts.atomic { Self::open_beside(inner, at, opts) } else { Self::open_itself(inner, at, opts) }
+        let beside = if opts.atomic { Self::open_beside(inner, at, opts)? } else { None };
+        beside.map_or_else(|| Self::open_itself(inner, at, opts), Ok)
     }
 
     fn open_itself(inner: &Inner, at: &Path, opts: WriteOptions) -> Result<Self> {
@@ -157,7 +158,8 @@ impl Writer {
         Ok(Self { file: file.into(), replacing: None })
     }
 
-    fn open_beside(inner: &Inner, at: &Path, opts: WriteOptions) -> Result<Self> {
+    /// `None` where a rename would change more than the contents, and that was asked not to happen.
+    fn open_beside(inner: &Inner, at: &Path, opts: WriteOptions) -> Result<Option<Self>> {
         let (mut dir, mut name) = inner.parent(at)?;
         let mut old = match statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(stat),
@@ -167,28 +169,42 @@ impl Writer {
         if old.is_some_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Symlink) {
             // The link stays, and what it points to is replaced; a link to nothing is replaced itself.
             old = None;
-            if let Some(target) = link_target(inner, at)? {
-                (dir, name) = inner.parent(&target)?;
-                old = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok();
+            match link_target(inner, at)? {
+                Some(target) => {
+                    (dir, name) = inner.parent(&target)?;
+                    old = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok();
+                }
+                None if opts.keep_links => return Ok(None),
+                None => {}
             }
         }
         if let Some(stat) = &old {
             check_regular(stat)?;
+            if opts.keep_links && stat.st_nlink > 1 {
+                return Ok(None);
+            }
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Nobody who may not read the old file may read the new one while it is written.
         let new = Mode::from_raw_mode(old.as_ref().map_or(opts.mode.unwrap_or(0o666), |_| 0o600));
         let temporary = OsString::from(format!(".fleetcore-{:016x}.tmp", rand::random::<u64>()));
-        let file = openat(&dir, &temporary, flags, new).map_err(failed)?;
+        let file = match openat(&dir, &temporary, flags, new) {
+            Ok(file) => file,
+            Err(Errno::ACCESS | Errno::PERM) if opts.keep_links && old.is_some() => return Ok(None),
+            Err(e) => return Err(failed(e)),
+        };
         let replacing = Replacing { dir, temporary, name, done: false };
         if let Some(stat) = &old {
             let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
-            let _ = fchown(&file, Some(uid), Some(gid)); // only root can give files away
+            // Only root can give files away.
+            if fchown(&file, Some(uid), Some(gid)).is_err() && opts.keep_links {
+                return Ok(None); // and `replacing` removes the temporary file
+            }
             fchmod(&file, Mode::from_raw_mode(mode_bits(stat))).map_err(failed)?;
         } else if let Some(mode) = opts.mode {
             fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?;
         }
-        Ok(Self { file: file.into(), replacing: Some(replacing) })
+        Ok(Some(Self { file: file.into(), replacing: Some(replacing) }))
     }
 
     fn append(&mut self, batch: &[Bytes]) -> Result<()> {

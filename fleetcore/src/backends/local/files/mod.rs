@@ -25,7 +25,7 @@ use rustix::{
 use self::{base::Base, transfer::Transfers};
 use super::LocalConfig;
 use crate::{
-    Error, ErrorKind, FileInfo, FileKind, Result, WriteOptions,
+    Error, ErrorKind, FileInfo, FileKind, Owner, Result, WriteOptions,
     raw::{ByteStream, FileSystem, OpContext},
 };
 
@@ -227,6 +227,15 @@ impl FileSystem for LocalFiles {
                 return Err(Error::new(ErrorKind::AlreadyExists, "something else has that name"));
             }
             Err(failed(error))
+        })
+        .await
+    }
+
+    async fn set_owner(&self, cx: &OpContext, path: &str, owner: Owner) -> Result<()> {
+        self.run(cx, "set_owner", path, move |inner, at| {
+            let fd = inner.base.open(at, OFlags::PATH, Mode::empty()).map_err(failed)?;
+            let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
+            rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(failed)
         })
         .await
     }

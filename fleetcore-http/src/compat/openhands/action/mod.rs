@@ -1,0 +1,6 @@
+//! What the client wants done.
+
+mod classes;
+mod parse;
+
+pub(super) use parse::{Act, Cell, Deed, Event, Refused, parse};

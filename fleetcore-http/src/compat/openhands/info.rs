@@ -1,0 +1,128 @@
+//! What `/server_info` measures: a few small files below `/proc`, nothing that waits.
+
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+/// Clock ticks in a second in `/proc`: `USER_HZ`, 100 on every Linux there is.
+const TICKS: f64 = 100.0;
+
+/// Since when the runtime is there, and since when it has nothing to do.
+#[derive(Debug)]
+pub(super) struct Info {
+    started: Instant,
+    active: Mutex<Instant>,
+    /// Busy ticks of the processor and when they were counted.
+    busy: Mutex<(Instant, f64)>,
+}
+
+impl Info {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { started: now, active: Mutex::new(now), busy: Mutex::new((now, ticks())) }
+    }
+
+    /// An action begins or ends. The original counts only the beginning, so that an hour of work was an hour of
+    /// idleness (DEFECT 20).
+    pub(super) fn touch(&self) {
+        *self.active.lock() = Instant::now();
+    }
+
+    /// The answer.
+    pub(super) fn measure(&self) -> Value {
+        let now = Instant::now();
+        json!({
+            "uptime": now.duration_since(self.started).as_secs_f64(),
+            "idle_time": now.saturating_duration_since(*self.active.lock()).as_secs_f64(),
+            "resources": {
+                "cpu_percent": self.cpu(now),
+                "memory": memory(),
+                "disk": disk(),
+                "io": io(),
+            },
+        })
+    }
+
+    /// Of one processor, since the last time somebody asked.
+    fn cpu(&self, now: Instant) -> f64 {
+        let counted = ticks();
+        let mut busy = self.busy.lock();
+        let seconds = now.saturating_duration_since(busy.0).as_secs_f64();
+        // Two questions at once would divide by next to nothing.
+        if seconds < 0.01 {
+            return 0.0;
+        }
+        let percent = (counted - busy.1).max(0.0) / TICKS / seconds * 100.0;
+        *busy = (now, counted);
+        (percent * 10.0).round() / 10.0
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn number(text: Option<&str>) -> f64 {
+    text.and_then(|t| t.parse().ok()).unwrap_or(0.0)
+}
+
+fn ticks() -> f64 {
+    let stat = read("/proc/self/stat");
+    // The name of the program is in parentheses and may hold anything.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().skip(11);
+    number(fields.next()) + number(fields.next())
+}
+
+fn memory() -> Value {
+    let page = rustix::param::page_size() as u64;
+    let text = read("/proc/self/statm");
+    let mut pages = text.split_ascii_whitespace().map(|n| n.parse::<u64>().unwrap_or(0));
+    let vms = pages.next().unwrap_or(0) * page;
+    let rss = pages.next().unwrap_or(0) * page;
+    let total = read("/proc/meminfo")
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:"))
+        .map_or(0.0, |rest| number(rest.split_ascii_whitespace().next()) * 1024.0);
+    let percent = if total > 0.0 { rss as f64 / total * 100.0 } else { 0.0 };
+    json!({ "rss": rss, "vms": vms, "percent": percent })
+}
+
+fn disk() -> Value {
+    let Ok(fs) = rustix::fs::statvfs("/") else {
+        return json!({ "total": 0, "used": 0, "free": 0, "percent": 0.0 });
+    };
+    let total = fs.f_blocks.saturating_mul(fs.f_frsize);
+    let used = fs.f_blocks.saturating_sub(fs.f_bfree).saturating_mul(fs.f_frsize);
+    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    let whole = (used + free) as f64;
+    let percent = if whole > 0.0 { used as f64 / whole * 100.0 } else { 0.0 };
+    json!({ "total": total, "used": used, "free": free, "percent": (percent * 10.0).round() / 10.0 })
+}
+
+fn io() -> Value {
+    let text = read("/proc/self/io");
+    let field = |name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name));
+        line.and_then(|n| n.trim_start_matches(':').trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    json!({ "read_bytes": field("read_bytes"), "write_bytes": field("write_bytes") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_measures_this_process() {
+        let info = Info::new();
+        let measured = info.measure();
+        assert!(measured["resources"]["memory"]["rss"].as_u64().unwrap() > 1 << 20, "{measured}");
+        assert!(measured["resources"]["disk"]["total"].as_u64().unwrap() > 0, "{measured}");
+        let idle = measured["idle_time"].as_f64().unwrap();
+        assert!(measured["uptime"].as_f64().unwrap() >= idle && idle >= 0.0);
+        for path in ["cpu_percent", "memory", "disk", "io"] {
+            assert!(!measured["resources"][path].is_null(), "{path}: {measured}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! OpenHands' runtime: the server inside the sandbox of an AI coding agent, which runs its actions one after another.
+//!
+//! What deviates from the original, and which of its defects are mended, is in `README.md` beside this file.
+
+mod action;
+mod archive;
+mod auth;
+mod body;
+mod edit;
+#[cfg(test)]
+mod file_goldens;
+mod files;
+mod helper;
+mod info;
+mod jupyter;
+mod list;
+mod mcp;
+mod observation;
+mod options;
+mod python;
+mod queue;
+mod reply;
+mod routes;
+mod runtime;
+mod server;
+mod shell;
+#[cfg(test)]
+mod tests;
+mod user;
+mod viewer;
+mod vscode;
+
+pub(crate) use options::RUNTIME;

@@ -1,0 +1,172 @@
+//! Which request is which. Not the framework's own table: the original answers 405 without `Allow`, also to `HEAD`,
+//! 307 to a slash too many, and other things again once there is an MCP proxy.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::to_bytes,
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
+    response::Response,
+};
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{
+    auth, reply,
+    runtime::{FileRequest, Runtime},
+};
+
+/// Longest body of an action: a file to write is part of it.
+const ACTION_MAX: usize = 256 << 20;
+/// Longest body of anything else that is read as a whole.
+const BODY_MAX: usize = 4 << 20;
+
+/// All of its routes.
+pub(super) fn router(runtime: Arc<Runtime>) -> Router {
+    Router::new().fallback(serve).with_state(runtime)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Alive,
+    Info,
+    Execute,
+    UpdateMcp,
+    Files(FileRequest),
+    Token,
+    Openapi,
+    Docs,
+}
+
+/// The route of a path, and its method.
+fn route(path: &str) -> Option<(Method, Route)> {
+    Some(match path {
+        "/alive" => (Method::GET, Route::Alive),
+        "/server_info" => (Method::GET, Route::Info),
+        "/execute_action" => (Method::POST, Route::Execute),
+        "/update_mcp_server" => (Method::POST, Route::UpdateMcp),
+        "/upload_file" => (Method::POST, Route::Files(FileRequest::Upload)),
+        "/download_files" => (Method::GET, Route::Files(FileRequest::Download)),
+        "/list_files" => (Method::POST, Route::Files(FileRequest::List)),
+        "/vscode/connection_token" => (Method::GET, Route::Token),
+        "/openapi.json" => (Method::GET, Route::Openapi),
+        "/docs" | "/redoc" => (Method::GET, Route::Docs),
+        _ => return None,
+    })
+}
+
+async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    if let Some(refused) = auth::refusal(runtime.options.key.as_ref(), path, request.headers()) {
+        return refused;
+    }
+    let route = match route(path) {
+        Some((wanted, route)) if wanted == *method => route,
+        Some(_) => return reply::method_not_allowed(),
+        None => return elsewhere(&runtime, request).await,
+    };
+    let Some(hands) = runtime.hands() else {
+        // DEFECT 22: the original does not listen before it is ready, so that a port somebody has is found last.
+        return reply::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "status": "not initialized" }));
+    };
+    match route {
+        Route::Alive => reply::ready(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#)),
+        Route::Info => reply::json(StatusCode::OK, &runtime.info.measure()),
+        Route::Execute => {
+            let (headers, body) = match body(request, ACTION_MAX).await {
+                Ok(request) => request,
+                Err(refused) => return refused,
+            };
+            let content_type = headers.get(header::CONTENT_TYPE).map(|t| t.to_str().unwrap_or("?"));
+            runtime.execute(hands, &body, content_type).await
+        }
+        Route::UpdateMcp => match body(request, BODY_MAX).await {
+            Ok((_, body)) => runtime.proxy.update(&body),
+            Err(refused) => refused,
+        },
+        Route::Files(what) => hands.files(what, request).await,
+        Route::Token => reply::json(StatusCode::OK, &json!({ "token": hands.editor_token() })),
+        Route::Openapi => reply::json(StatusCode::OK, &openapi()),
+        Route::Docs => reply::text(StatusCode::OK, Some("text/html; charset=utf-8"), DOCS),
+    }
+}
+
+/// Paths of the MCP proxy, a slash too many, and what there is not.
+async fn elsewhere(runtime: &Arc<Runtime>, request: Request) -> Response {
+    let uri = request.uri().clone();
+    let path = uri.path();
+    let proxy = &runtime.proxy;
+    if proxy.mounted() {
+        let get = request.method() == Method::GET;
+        let post = request.method() == Method::POST;
+        match path {
+            "/mcp/sse" if get => return proxy.listen("/mcp/messages/", request.headers()),
+            "/sse" if get => return proxy.listen("/messages/", request.headers()),
+            "/mcp/messages/" | "/messages/" if post => {
+                return match body(request, ACTION_MAX).await {
+                    Ok((headers, body)) => proxy.message(uri.query(), &headers, &body),
+                    Err(refused) => refused,
+                };
+            }
+            "/mcp/sse" | "/sse" | "/mcp/messages/" | "/messages/" => {
+                let text = "Method Not Allowed";
+                return reply::text(StatusCode::METHOD_NOT_ALLOWED, Some("text/plain; charset=utf-8"), text);
+            }
+            _ => {}
+        }
+    }
+    let without = path.trim_end_matches('/');
+    if without != path && route(without).is_some() {
+        return reply::redirect(&address(&uri, request.headers(), without));
+    }
+    if proxy.mounted() {
+        return reply::text(StatusCode::NOT_FOUND, Some("text/plain; charset=utf-8"), "Not Found");
+    }
+    reply::not_found()
+}
+
+/// The whole address of another path of this server.
+fn address(uri: &Uri, headers: &HeaderMap, path: &str) -> String {
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    match headers.get(header::HOST).and_then(|h| h.to_str().ok()) {
+        Some(host) => format!("http://{host}{path}{query}"),
+        None => format!("{path}{query}"),
+    }
+}
+
+async fn body(request: Request, limit: usize) -> Result<(HeaderMap, Bytes), Response> {
+    let (parts, body) = request.into_parts();
+    match to_bytes(body, limit).await {
+        Ok(body) => Ok((parts.headers, body)),
+        Err(_) => Err(reply::detail(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large, or ended early")),
+    }
+}
+
+const DOCS: &str = "<!DOCTYPE html>\n<html><head><title>FastAPI</title></head><body>\
+                    <p>The runtime of an AI coding agent. Its routes are in <a href=\"/openapi.json\">openapi.json</a>.\
+                    </p></body></html>\n";
+
+/// As much of the original's document as says which routes there are.
+fn openapi() -> serde_json::Value {
+    let all = [
+        "/alive",
+        "/server_info",
+        "/execute_action",
+        "/update_mcp_server",
+        "/upload_file",
+        "/download_files",
+        "/list_files",
+        "/vscode/connection_token",
+    ];
+    let paths: serde_json::Map<String, serde_json::Value> = all
+        .into_iter()
+        .filter_map(|path| {
+            let method = route(path)?.0.as_str().to_ascii_lowercase();
+            let responses = json!({ "200": { "description": "Successful Response" } });
+            Some((path.to_owned(), json!({ method: { "responses": responses } })))
+        })
+        .collect();
+    json!({ "openapi": "3.1.0", "info": { "title": "FastAPI", "version": "0.1.0" }, "paths": paths })
+}

@@ -1,0 +1,71 @@
+//! Starting and ending a runtime.
+
+use std::sync::Arc;
+
+use fleetcore::{Error, Result};
+use futures::future::BoxFuture;
+
+use super::{
+    body::Body,
+    mcp::Proxy,
+    options::Options,
+    queue::Queue,
+    routes,
+    runtime::{Hands, Runtime},
+};
+use crate::{
+    App,
+    compat::{Host, Service},
+};
+
+/// Starts the runtime in `host`: it answers at once, and is ready later.
+pub(super) fn start(options: Options, host: Host) -> Service {
+    let make = |options: Options, app: App| -> BoxFuture<'static, Result<Arc<dyn Hands>>> {
+        Box::pin(async move { Ok(Body::start(options, app).await? as Arc<dyn Hands>) })
+    };
+    start_with(options, host, make)
+}
+
+/// The same with other hands.
+pub(super) fn start_with(
+    options: Options,
+    host: Host,
+    make: impl FnOnce(Options, App) -> BoxFuture<'static, Result<Arc<dyn Hands>>> + Send + 'static,
+) -> Service {
+    if options.key.is_none() && !host.address.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            address = %host.address,
+            "no SESSION_API_KEY: whoever reaches this address can run commands here"
+        );
+    }
+    if options.browser {
+        tracing::warn!("this runtime has no browser; browser actions are answered with an error");
+    }
+    let app = host.app;
+    let stop = app.stopping().clone();
+    let (queue, turns) = Queue::new(stop.clone());
+    app.tasks().spawn(turns);
+    let tasks = app.tasks().clone();
+    let proxy = Proxy::new(
+        options.key.clone(),
+        options.env.clone(),
+        options.working_dir.clone().into(),
+        stop.clone(),
+    );
+    let runtime = Arc::new(Runtime::new(options.clone(), queue, proxy));
+    let service = Service::new(routes::router(runtime.clone())).with_exact_paths();
+    service.with_starting(async move {
+        let hands = match stop.run_until_cancelled(make(options, app)).await {
+            Some(hands) => hands?,
+            None => return Err(Error::new(fleetcore::ErrorKind::Cancelled, "told to stop while it started")),
+        };
+        runtime.set_ready(hands.clone());
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            runtime.proxy.close();
+            hands.stop().await;
+        });
+        tracing::info!("the runtime is ready");
+        Ok(())
+    })
+}

@@ -1,0 +1,36 @@
+//! The shell over this host.
+
+mod goldens;
+mod own;
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use fleetcore::Fleet;
+use serde_json::Value;
+
+use super::{RunArgs, Shell};
+
+/// A shell in `dir`, whose home it is too.
+pub(super) async fn open(dir: &Path, soft: Duration) -> Shell {
+    let dir = dir.to_str().unwrap();
+    let env = BTreeMap::from([("HOME".to_owned(), dir.into())]);
+    let machine = Fleet::local().machine("local").unwrap();
+    Shell::open(machine, dir, None, soft, env).await.unwrap()
+}
+
+/// An answer as the client gets it.
+pub(super) async fn run(shell: &Shell, args: &RunArgs, timeout: Option<f64>) -> Value {
+    serde_json::to_value(shell.run(args, timeout).await).unwrap()
+}
+
+/// Waits until what runs in the main shell has ended, without taking its end from anybody.
+pub(super) async fn settled(shell: &Shell) {
+    let busy = || shell.known.lock().session.as_ref().is_some_and(|s| s.info().busy);
+    for _ in 0..3000 {
+        if !busy() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it never ended");
+}
