@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -23,7 +22,7 @@ pub const COMMAND_ID_VARIABLE: &str = "FLEETCORE_COMMAND_ID";
 /// How long a killed process may take to vanish before somebody else is asked to wait for it. Usually it takes
 /// well under a millisecond; only one that is stuck in the kernel takes longer.
 #[cfg(target_os = "linux")]
-pub(super) const DEATH_WAIT: Duration = Duration::from_millis(50);
+pub(super) const DEATH_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// One command's processes. The leader is reaped when this is dropped, not before: until then its process id,
 /// group and session cannot come to mean something else.
