@@ -68,6 +68,7 @@ impl Process {
     }
 
     /// The process with this id.
+    #[cfg(target_os = "linux")]
     pub(super) fn of(pid: i32) -> Option<Self> {
         Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?, rustix::param::page_size() as u64)
     }
@@ -183,7 +184,11 @@ impl Marked {
 
 /// Since the host was started.
 fn uptime_ticks() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let time = rustix::time::clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds.saturating_mul(TICKS)
 }
