@@ -16,4 +16,5 @@ mod differences;
 mod editor;
 mod replay;
 mod sessions;
+mod survive;
 mod tools;

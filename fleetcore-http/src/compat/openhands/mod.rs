@@ -20,6 +20,7 @@ mod options;
 mod python;
 mod queue;
 mod reply;
+mod resources;
 mod routes;
 mod runtime;
 mod server;

@@ -72,6 +72,11 @@ impl Observation {
         Self { kind, message, content, extras: object(extras), success: None }
     }
 
+    /// Whether its content is for reading, and not the bytes of a file.
+    pub(super) fn may_be_told_more(&self) -> bool {
+        matches!(self.kind, "run" | "run_ipython" | "error")
+    }
+
     /// It did not work, in words for the agent.
     pub(super) fn error(text: impl Into<String>) -> Self {
         let text = text.into();

@@ -85,7 +85,8 @@ fn start(env: &[(&str, &str)]) -> Running {
             Ok(hands as Arc<dyn Hands>)
         }
         .boxed()
-    });
+    })
+    .unwrap();
     let starting = tokio::spawn(service.starting.take().unwrap());
     Running { router: service.router, app, parrot, ready, starting }
 }

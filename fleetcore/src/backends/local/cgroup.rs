@@ -89,7 +89,7 @@ impl Drop for Cgroup {
 }
 
 /// Directory of this process' own group in the version 2 hierarchy, wherever that is mounted.
-pub(in crate::backends) fn own_dir() -> Option<PathBuf> {
+pub(crate) fn own_dir() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let dir = locate(&groups, &mounts)?;
