@@ -199,7 +199,7 @@ impl Hands for Body {
                         new_str: edit.new_str,
                         insert_line: edit.insert_line,
                     };
-                    Ok(self.workspace.edit(&args).await)
+                    self.workspace.edit(&args).await
                 }
             }
         }

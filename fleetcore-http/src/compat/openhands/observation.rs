@@ -111,13 +111,7 @@ impl Observation {
     }
 
     /// What the editor did, or why not; `old` and `new` as the request had them.
-    pub(super) fn edited(
-        path: &str,
-        content: String,
-        old: Option<&str>,
-        new: Option<&str>,
-        diff: &str,
-    ) -> Self {
+    pub(super) fn edited(path: &str, content: String, old: &Value, new: &Value, diff: &str) -> Self {
         let extras = json!({
             "path": path,
             "prev_exist": false,

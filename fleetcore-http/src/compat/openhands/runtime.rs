@@ -86,6 +86,12 @@ impl Runtime {
             Ok(event) => event,
             Err(Refused::Invalid(errors)) => return reply::invalid(errors),
             Err(Refused::Internal(text)) => return reply::internal(text),
+            Err(Refused::Unreadable) => {
+                return reply::detail(
+                    axum::http::StatusCode::BAD_REQUEST,
+                    "There was an error parsing the body",
+                );
+            }
         };
         let (runtime, hands) = (self.clone(), hands.clone());
         let work = move || {

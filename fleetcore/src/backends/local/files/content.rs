@@ -151,7 +151,12 @@ impl Writer {
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Again with CREATE: the name may be a link to nothing yet.
-                inner.base.open(at, flags | OFlags::CREATE, new).map_err(failed)?
+                let dangling = matches!(link_target(inner, at), Ok(None));
+                let file = inner.base.open(at, flags | OFlags::CREATE, new).map_err(failed)?;
+                if let Some(mode) = opts.mode.filter(|_| dangling) {
+                    fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?;
+                }
+                file
             }
             Err(e) => return Err(failed(e)),
         };
