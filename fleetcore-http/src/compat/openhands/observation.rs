@@ -125,14 +125,12 @@ impl Observation {
     }
 
     /// A page was visited, or something done on one. `extras` are all of section 8.4 of the contract.
-    #[expect(dead_code, reason = "the form is here; what browses is not")]
     pub(super) fn browsed(url: &str, content: String, extras: Map<String, Value>) -> Self {
         let message = format!("Visited {url}");
         Self { kind: "browse", message, content, extras, success: None }
     }
 
     /// An action ended in a file.
-    #[expect(dead_code, reason = "the form is here; what downloads is not")]
     pub(super) fn downloaded(path: &str, content: String) -> Self {
         let message = format!("Downloaded the file at location: {path}");
         Self::new("download", message, content, json!({ "file_path": path }))

@@ -101,9 +101,6 @@ impl Runtime {
                     Act::Unable(name) => Err(format!("'ActionExecutor' object has no attribute '{name}'")),
                     Act::Wrong(text) => Ok(Observation::error(text)),
                     Act::Failed(text) => Err(text),
-                    Act::Browse => {
-                        Ok(Observation::error("Browser functionality is not supported or disabled."))
-                    }
                     Act::Do(deed) => hands.act(*deed, timeout).await,
                 };
                 runtime.info.touch();
