@@ -110,8 +110,8 @@ async fn without_a_server_everything_works_and_ends_with_its_input() {
 
     let session = tools.ok("session_open", json!({"target": "local"})).await["session"].clone();
     let (one, two) = (home.path("one"), home.path("two"));
-    let line = format!("sh -c 'echo $$ > {}; exec sleep 1000'", one.display());
-    let args = json!({"session": session, "command": line, "timeout_ms": 1});
+    let line = format!("sh -c 'echo $$ > {}; echo begun; exec sleep 1000'", one.display());
+    let args = json!({"session": session, "command": line, "expect": ["begun"]});
     assert_eq!(tools.ok("session_run", args).await["status"], "running");
     let script = format!("echo $$ > {}; exec sleep 1000", two.display());
     tools.ok("command_start", json!({"target": "local", "shell": script})).await;

@@ -1,9 +1,9 @@
 //! `fleetcore mcp`
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use fleetcore::{
-    Error, ErrorKind, Result,
+    CommandStore as _, Error, ErrorKind, Result,
     store::sqlite::{SqliteConfig, SqliteStore},
 };
 use fleetcore_http::{
@@ -55,7 +55,7 @@ pub(crate) async fn mcp(args: Args, settings: &Settings) -> Outcome {
 
 /// Tools that work in this process. The directory is removed when it is dropped.
 async fn here(settings: &Settings) -> Result<(Mcp, Option<TempDir>)> {
-    let config = |dir| SqliteConfig::new(dir).with_max_log_age(Some(RETENTION));
+    let config = |dir: &Path| SqliteConfig::new(dir).with_max_log_age(Some(RETENTION));
     let (store, scratch) = match SqliteStore::open(config(&settings.data_dir.join(DIRECTORY))) {
         Ok(store) => {
             store.mark_lost("the program that ran it ended before it did").await?;

@@ -102,7 +102,8 @@ fn log(verbose: u8) {
     let default = match verbose {
         0 => "error",
         1 => "info",
-        _ => "debug",
+        // In its details are arguments of tools, and those may hold secrets.
+        _ => "debug,rmcp=info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));

@@ -39,9 +39,11 @@ pub(super) async fn providers(call: &Call, _: args::Nothing) -> Result<Value> {
 
 /// `machine_list`
 pub(super) async fn list(call: &Call, args: args::ListMachines) -> Result<Value> {
-    let mut query = MachineQuery::default();
-    query.provider = args.provider;
-    query.include_deleted = args.include_deleted;
+    let query = MachineQuery {
+        provider: args.provider,
+        include_deleted: args.include_deleted,
+        ..MachineQuery::default()
+    };
     let mut all = call.client.machines(&query).await?;
     all.items.retain(|m| m.target.parse().is_ok_and(|t| call.options.covers(&t)));
     Ok(json!({ "machines": json_of(&all.items)?, "errors": json_of(&all.errors)? }))

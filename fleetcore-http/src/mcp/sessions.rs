@@ -98,8 +98,7 @@ pub(super) async fn run(call: &Call, args: args::RunInSession) -> Result<Value> 
     match call.wait(call.client.session_run(&id, &args.command, &wait)).await {
         Some(done) => turn(&id, &done?),
         None => {
-            let mut at_once = SessionWait::default();
-            at_once.soft_timeout_ms = Some(0);
+            let at_once = SessionWait { soft_timeout_ms: Some(0), ..SessionWait::default() };
             // Nobody waits for what it began. If it has ended by now, there is nothing to interrupt.
             let _ = call.client.session_interrupt(&id, &at_once).await;
             Err(given_up())
