@@ -11,6 +11,7 @@
     reason = "tests"
 )]
 
+mod browser;
 mod compare;
 mod differences;
 mod editor;

@@ -6,6 +6,7 @@ mod action;
 mod archive;
 mod auth;
 mod body;
+mod browser;
 mod edit;
 #[cfg(test)]
 mod file_goldens;

@@ -7,7 +7,7 @@ use axum::{
     Router,
     body::to_bytes,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -68,6 +68,8 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
     }
     let route = match route(path) {
         Some((wanted, route)) if wanted == *method => route,
+        // The proxy's application is mounted at `/` as well, and takes what does not fit exactly.
+        Some(_) if runtime.proxy.mounted() => return nothing_mounted(),
         Some(_) => return reply::method_not_allowed(),
         None => return elsewhere(&runtime, request).await,
     };
@@ -128,26 +130,49 @@ async fn elsewhere(runtime: &Arc<Runtime>, request: Request) -> Response {
             "/mcp/sse" if get => return proxy.listen("/mcp/messages/", request.headers()),
             "/sse" if get => return proxy.listen("/messages/", request.headers()),
             "/mcp/messages/" | "/messages/" if post => {
+                let kind =
+                    request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+                if !kind.to_ascii_lowercase().starts_with(b"application/json") {
+                    return reply::text(StatusCode::BAD_REQUEST, None, "Invalid Content-Type header");
+                }
                 return match body(request, ACTION_MAX).await {
                     Ok((headers, body)) => proxy.message(uri.query(), &headers, &body),
                     Err(refused) => refused,
                 };
             }
-            "/mcp/sse" | "/sse" | "/mcp/messages/" | "/messages/" => {
+            "/mcp/sse" | "/sse" => {
                 let text = "Method Not Allowed";
-                return reply::text(StatusCode::METHOD_NOT_ALLOWED, Some("text/plain; charset=utf-8"), text);
+                let plain = Some("text/plain; charset=utf-8");
+                return allowing("GET, HEAD", reply::text(StatusCode::METHOD_NOT_ALLOWED, plain, text));
             }
-            _ => {}
+            "/mcp/messages/" | "/messages/" => {
+                return allowing("POST", reply::text(StatusCode::METHOD_NOT_ALLOWED, None, ""));
+            }
+            "/mcp/messages" | "/messages" => {
+                return reply::redirect(&address(&uri, request.headers(), &format!("{path}/")));
+            }
+            _ => return nothing_mounted(),
         }
     }
     let without = path.trim_end_matches('/');
     if without != path && route(without).is_some() {
         return reply::redirect(&address(&uri, request.headers(), without));
     }
-    if proxy.mounted() {
-        return reply::text(StatusCode::NOT_FOUND, Some("text/plain; charset=utf-8"), "Not Found");
-    }
     reply::not_found()
+}
+
+fn nothing_mounted() -> Response {
+    reply::text(StatusCode::NOT_FOUND, Some("text/plain; charset=utf-8"), "Not Found")
+}
+
+fn allowing(methods: &'static str, mut response: Response) -> Response {
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// The same address without the slash at its end.
+pub(super) fn without_slash(request: &Request, path: &str) -> Response {
+    reply::redirect(&address(request.uri(), request.headers(), path))
 }
 
 /// The whole address of another path of this server.

@@ -86,6 +86,12 @@ impl Runtime {
             Ok(event) => event,
             Err(Refused::Invalid(errors)) => return reply::invalid(errors),
             Err(Refused::Internal(text)) => return reply::internal(text),
+            Err(Refused::Unreadable) => {
+                return reply::detail(
+                    axum::http::StatusCode::BAD_REQUEST,
+                    "There was an error parsing the body",
+                );
+            }
         };
         let (runtime, hands) = (self.clone(), hands.clone());
         let work = move || {
@@ -95,9 +101,6 @@ impl Runtime {
                     Act::Unable(name) => Err(format!("'ActionExecutor' object has no attribute '{name}'")),
                     Act::Wrong(text) => Ok(Observation::error(text)),
                     Act::Failed(text) => Err(text),
-                    Act::Browse => {
-                        Ok(Observation::error("Browser functionality is not supported or disabled."))
-                    }
                     Act::Do(deed) => hands.act(*deed, timeout).await,
                 };
                 runtime.info.touch();

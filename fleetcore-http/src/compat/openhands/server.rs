@@ -40,9 +40,6 @@ pub(super) fn start_with(
             "no SESSION_API_KEY: whoever reaches this address can run commands here"
         );
     }
-    if options.browser {
-        tracing::warn!("this runtime has no browser; browser actions are answered with an error");
-    }
     let app = host.app;
     let stop = app.stopping().clone();
     let (queue, turns) = Queue::new(stop.clone());

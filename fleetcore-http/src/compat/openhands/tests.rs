@@ -46,6 +46,9 @@ impl Hands for Parrot {
                 Deed::Cell(_) => {
                     Err("JupyterRequirement not found. Unable to run IPython action.".to_owned())
                 }
+                Deed::Browse(_) => {
+                    Ok(Observation::error("Browser functionality is not supported or disabled."))
+                }
                 other => Err(format!("{other:?}")),
             }
         }

@@ -4,10 +4,9 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
-use super::{CgroupMode, tree::DEATH_WAIT};
+use super::CgroupMode;
 use crate::CommandId;
 
 /// The control group of one command. Dropping it removes the directory, if nobody is left in it.
@@ -52,7 +51,12 @@ impl Cgroup {
     #[cfg(target_os = "linux")]
     fn wait_until_empty(&self) {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        use std::io::{Read, Seek};
+        use std::{
+            io::{Read, Seek},
+            time::Instant,
+        };
+
+        use super::tree::DEATH_WAIT;
         let Ok(mut events) = fs::File::open(self.dir.join("cgroup.events")) else { return };
         let until = Instant::now() + DEATH_WAIT;
         loop {
