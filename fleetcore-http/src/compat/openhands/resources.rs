@@ -226,7 +226,7 @@ mod tests {
         ] {
             assert!(text.contains(&line), "{line}{text}");
         }
-        assert!(!text.contains("limit"), "{text}");
+        assert!(!text.contains("memory_limit_bytes"), "{text}");
         drop(child.stdin.take());
         child.wait().unwrap();
         assert_eq!(resources.list()["count"], 0);
