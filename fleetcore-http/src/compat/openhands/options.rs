@@ -56,13 +56,14 @@ options:
   --username USERNAME   User of the shell; made when it is missing (default: openhands)
   --user-id USER_ID     Id of that user (default: 1000)
   --enable-browser, --no-enable-browser
-                        Browser actions; this runtime has none and answers them with an error
+                        Browser actions, with a Chromium that is installed; without one they are answered with
+                        an error (default: enabled)
   --browsergym-eval-env BROWSERGYM_EVAL_ENV
-                        Refused: this runtime has no browser
+                        Refused: this runtime has no BrowserGym tasks
   environment: SESSION_API_KEY, NO_CHANGE_TIMEOUT_SECONDS, SU_TO_USER, RUNTIME_USERNAME, SANDBOX_GROUP_ID,
                INIT_PLUGIN_TIMEOUT, RUNTIME_MAX_MEMORY_GB, LOCAL_RUNTIME_MODE, OPENHANDS_REPO_PATH, VSCODE_PORT,
                OPENVSCODE_SERVER_ROOT, OPENVSCODE_SERVER_BASE_PATH, RUNTIME_ID, RUNTIME_URL, WORKSPACE_BASE,
-               WORKSPACE_MOUNT_PATH_IN_SANDBOX
+               WORKSPACE_MOUNT_PATH_IN_SANDBOX, FLEETCORE_CHROMIUM, FLEETCORE_CHROMIUM_NO_SANDBOX
 ";
 
 /// The runtime.
@@ -237,7 +238,9 @@ fn options(call: &Call) -> Result<Options, Refusal> {
                 "Browser environment is not enabled in config, but browsergym_eval_env is set".to_owned(),
             ));
         }
-        Some(_) => return Err(failed("--browsergym-eval-env: this runtime has no browser".to_owned())),
+        Some(_) => {
+            return Err(failed("--browsergym-eval-env: this runtime has no BrowserGym tasks".to_owned()));
+        }
         None => {}
     }
     let working_dir = given.values.get("--working-dir").cloned().unwrap_or_default();

@@ -169,7 +169,10 @@ impl Writer {
         if !text.is_empty() {
             let pending = self.pending.get_or_insert_with(|| " ".to_owned());
             pending.push_str(text);
-            pending.push(' ');
+            // Written as an entity, which the original reads as a text of its own.
+            if !text.ends_with(['<', '>', '&']) {
+                pending.push(' ');
+            }
         }
     }
 
@@ -181,6 +184,9 @@ impl Writer {
             None => " ".to_owned(),
         };
         self.data(&data);
+        if self.raw == 0 && !data.ends_with(' ') {
+            self.data(" ");
+        }
     }
 
     fn data(&mut self, data: &str) {
