@@ -44,6 +44,13 @@ pub(crate) static ALL: &[(&str, u8, &str)] = &[
     ("download-pre-1980", 11, "the time is the earliest there is"),
     ("viewer-path-not-escaped", 13, "names are escaped"),
     ("mcp-second-update-has-no-effect", 16, "it has"),
+    ("user-edit-create-owned-by-root", 8, "a home of its own: the test's directory is not the recorder's"),
+    ("user-insert-*", 8, "mode and owner stay"),
+    (
+        "vscode-process-args",
+        24,
+        "no shell in between, and the token is in a file, which not everybody can read",
+    ),
     ("auth-key-visible-to-shell", 17, "it is not"),
     ("info-idle-counts-from-action-start", 20, "from its end"),
 ];
