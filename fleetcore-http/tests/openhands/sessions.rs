@@ -46,7 +46,12 @@ async fn vscode_stub() {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let port = std::net::TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port().to_string();
     let root = root.path().display().to_string();
-    let env = [("OPENVSCODE_SERVER_ROOT", &*root), ("WORKSPACE_BASE", "/workspace"), ("VSCODE_PORT", &*port)];
+    let env = [
+        ("OPENVSCODE_SERVER_ROOT", &*root),
+        ("WORKSPACE_BASE", "/workspace"),
+        ("WORKSPACE_MOUNT_PATH_IN_SANDBOX", "/workspace"),
+        ("VSCODE_PORT", &*port),
+    ];
     replay("vscode-stub", &env).await;
 }
 
