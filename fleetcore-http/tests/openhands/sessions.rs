@@ -56,7 +56,8 @@ async fn vscode_stub() {
 }
 
 /// Adds a user to the machine: only where that does no harm, for example as root in
-/// `unshare -m sh -c 'cp -a /etc /tmp/etc; mount --bind /tmp/etc /etc; mount -t tmpfs none /home; exec cargo test …'`.
+/// `unshare -m sh -c 'cp -a /etc /tmp/etc; mount --bind /tmp/etc /etc; mount -t tmpfs none /home; exec cargo test …'`,
+/// where nobody has the id 1000 and there are a group `sudo` and a file `/etc/sudoers`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "adds a user to the machine"]
 async fn user_openhands() {
