@@ -47,7 +47,7 @@ pub(crate) static ALL: &[(&str, u8, &str)] = &[
     ("user-insert-*", 8, "mode and owner stay"),
     (
         "vscode-process-args",
-        24,
+        17,
         "no shell in between, and the token is in a file, which not everybody can read",
     ),
     ("auth-key-visible-to-shell", 17, "it is not"),
