@@ -11,9 +11,11 @@
     reason = "tests"
 )]
 
+mod browser;
 mod compare;
 mod differences;
 mod editor;
 mod replay;
 mod sessions;
+mod survive;
 mod tools;

@@ -32,6 +32,8 @@ pub(super) fn router(runtime: Arc<Runtime>) -> Router {
 enum Route {
     Alive,
     Info,
+    Processes,
+    Metrics,
     Execute,
     UpdateMcp,
     Files(FileRequest),
@@ -45,6 +47,8 @@ fn route(path: &str) -> Option<(Method, Route)> {
     Some(match path {
         "/alive" => (Method::GET, Route::Alive),
         "/server_info" => (Method::GET, Route::Info),
+        "/server_info/processes" => (Method::GET, Route::Processes),
+        "/metrics" => (Method::GET, Route::Metrics),
         "/execute_action" => (Method::POST, Route::Execute),
         "/update_mcp_server" => (Method::POST, Route::UpdateMcp),
         "/upload_file" => (Method::POST, Route::Files(FileRequest::Upload)),
@@ -76,6 +80,14 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
     match route {
         Route::Alive => reply::ready(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#)),
         Route::Info => reply::json(StatusCode::OK, &runtime.info.measure()),
+        Route::Processes => {
+            let runtime = Arc::clone(&runtime);
+            match tokio::task::spawn_blocking(move || runtime.resources.list()).await {
+                Ok(list) => reply::json(StatusCode::OK, &list),
+                Err(_) => reply::unexpected(),
+            }
+        }
+        Route::Metrics => metrics(&runtime).await,
         Route::Execute => {
             let (headers, body) = match body(request, ACTION_MAX).await {
                 Ok(request) => request,
@@ -93,6 +105,17 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
         Route::Openapi => reply::json(StatusCode::OK, &openapi()),
         Route::Docs => reply::text(StatusCode::OK, Some("text/html; charset=utf-8"), DOCS),
     }
+}
+
+/// For Prometheus.
+async fn metrics(runtime: &Arc<Runtime>) -> Response {
+    let runtime = Arc::clone(runtime);
+    let text = move || runtime.resources.prometheus(&runtime.info, runtime.waiting());
+    let Ok(text) = tokio::task::spawn_blocking(text).await else { return reply::unexpected() };
+    let mut response = Response::new(axum::body::Body::from(text));
+    let kind = axum::http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
 }
 
 /// Paths of the MCP proxy, a slash too many, and what there is not.

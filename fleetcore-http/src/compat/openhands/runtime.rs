@@ -14,6 +14,7 @@ use super::{
     options::Options,
     queue::{Answer, Queue},
     reply,
+    resources::Resources,
 };
 
 /// Requests about files that are no actions.
@@ -40,6 +41,7 @@ pub(super) trait Hands: Send + Sync + 'static {
 pub(super) struct Runtime {
     pub(super) options: Options,
     pub(super) info: Info,
+    pub(super) resources: Resources,
     pub(super) proxy: Arc<Proxy>,
     queue: Queue,
     hands: OnceLock<Arc<dyn Hands>>,
@@ -53,8 +55,13 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// One that is not ready yet.
-    pub(super) fn new(options: Options, queue: Queue, proxy: Arc<Proxy>) -> Self {
-        Self { options, info: Info::new(), proxy, queue, hands: OnceLock::new() }
+    pub(super) fn new(options: Options, resources: Resources, queue: Queue, proxy: Arc<Proxy>) -> Self {
+        Self { options, info: Info::new(), resources, proxy, queue, hands: OnceLock::new() }
+    }
+
+    /// Actions that wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.waiting()
     }
 
     /// It is ready now.
@@ -89,17 +96,20 @@ impl Runtime {
         let (runtime, hands) = (self.clone(), hands.clone());
         let work = move || {
             async move {
-                runtime.info.touch();
-                let outcome = match act {
+                runtime.info.begin();
+                let mut outcome = match act {
                     Act::Unable(name) => Err(format!("'ActionExecutor' object has no attribute '{name}'")),
                     Act::Wrong(text) => Ok(Observation::error(text)),
                     Act::Failed(text) => Err(text),
-                    Act::Browse => {
-                        Ok(Observation::error("Browser functionality is not supported or disabled."))
-                    }
                     Act::Do(deed) => hands.act(*deed, timeout).await,
                 };
                 runtime.info.touch();
+                if let Ok(observation) = &mut outcome
+                    && observation.may_be_told_more()
+                    && let Some(news) = runtime.resources.news()
+                {
+                    observation.content.push_str(&news);
+                }
                 answer(outcome).await
             }
             .boxed()

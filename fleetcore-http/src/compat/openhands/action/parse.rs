@@ -24,7 +24,6 @@ pub(in super::super) struct Event {
 #[derive(Clone, Debug, PartialEq)]
 pub(in super::super) enum Act {
     Do(Box<Deed>),
-    Browse,
     /// Known, but nothing a runtime does.
     Unable(&'static str),
     /// Answered with this error observation without doing anything.
@@ -41,6 +40,7 @@ pub(in super::super) enum Deed {
     Read(Read),
     Write(Write),
     Edit(Edit),
+    Browse(Browse),
 }
 
 /// A command for the shell.
@@ -90,6 +90,30 @@ pub(in super::super) struct Edit {
     pub(in super::super) old_str: Value,
     pub(in super::super) new_str: Value,
     pub(in super::super) insert_line: Value,
+}
+
+/// Something for the browser.
+#[derive(Clone, Debug, PartialEq)]
+pub(in super::super) enum Browse {
+    Visit { url: String, tree: bool },
+    Code { code: String, tree: bool },
+}
+
+impl Browse {
+    /// Whether the tree is wanted as data, too.
+    pub(in super::super) fn wants_tree(&self) -> bool {
+        match self {
+            Self::Visit { tree, .. } | Self::Code { tree, .. } => *tree,
+        }
+    }
+
+    /// The name of the action.
+    pub(in super::super) fn name(&self) -> &'static str {
+        match self {
+            Self::Visit { .. } => "browse",
+            Self::Code { .. } => "browse_interactive",
+        }
+    }
 }
 
 /// Why a request is no action.
@@ -336,7 +360,16 @@ fn act(class: &'static Class, args: &Dict) -> Act {
             new_str: raw("new_str"),
             insert_line: raw("insert_line"),
         })),
-        "browse" | "browse_interactive" => Ok(Act::Browse),
+        "browse" => deed(Deed::Browse(Browse::Visit {
+            url: text("url", "")
+                .map_err(|kind| Act::Failed(format!("'{kind}' object has no attribute 'startswith'")))?,
+            tree: flag("return_axtree", false),
+        })),
+        "browse_interactive" => deed(Deed::Browse(Browse::Code {
+            code: text("browser_actions", "")
+                .map_err(|kind| Act::Failed(format!("expected string or bytes-like object, got '{kind}'")))?,
+            tree: flag("return_axtree", false),
+        })),
         name => Ok(Act::Unable(name)),
     };
     act().unwrap_or_else(|wrong: Act| wrong)
