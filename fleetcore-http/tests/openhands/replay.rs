@@ -1,6 +1,8 @@
 //! Starting the real server and asking it what was asked when the original was recorded.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fleetcore::{
@@ -65,12 +67,14 @@ impl Running {
         config: impl FnOnce(&str) -> LocalConfig,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // Another user's shell has to get there.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let work = dir.path().join("work").display().to_string();
         let viewer = dir.path().join("viewer-url");
         let mut all = vec!["0", "--working-dir", &work];
         all.extend(args);
         let mut vars: BTreeMap<String, String> =
-            env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            env.iter().map(|(k, v)| ((*k).to_owned(), v.replace("/workspace", &work))).collect();
         for name in ["PATH", "LANG", "USER"] {
             if let Ok(value) = std::env::var(name) {
                 vars.entry(name.to_owned()).or_insert(value);

@@ -334,10 +334,13 @@ mod tests {
         assert_eq!(ask("bytes=-10"), Asked::Part(90..100));
         assert_eq!(ask("bytes=-1000"), Asked::Part(0..100));
         assert_eq!(ask("bytes=50-1000"), Asked::Part(50..100));
+        for malformed in ["0-3", "lines=0-1", "bytes=7"] {
+            assert!(matches!(ask(malformed), Asked::Malformed(_)), "{malformed}");
+        }
         for beyond in ["bytes=100-", "bytes=100-200", "bytes=-0"] {
             assert_eq!(ask(beyond), Asked::Beyond, "{beyond}");
         }
-        for whole in ["bytes=5-2", "bytes=a-b", "bytes=0-1,3-4", "lines=0-1", "bytes=-", "bytes=0--1"] {
+        for whole in ["bytes=5-2", "bytes=a-b", "bytes=0-1,3-4", "bytes=-", "bytes=0--1"] {
             assert_eq!(ask(whole), Asked::Whole, "{whole}");
         }
         let mut headers = HeaderMap::new();

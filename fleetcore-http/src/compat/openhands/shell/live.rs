@@ -19,6 +19,8 @@ use crate::compat::openhands::observation::{Metadata, Observation};
 
 /// Longer texts are parsed on a thread of their own.
 const PARSE_INLINE_BYTES: usize = 16 << 10;
+/// How much longer than the limit for silence an equal hard limit is.
+const TIE: Duration = Duration::from_millis(100);
 /// What a shell reports for a command that was interrupted: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
@@ -40,6 +42,10 @@ impl Limits {
         let mut policy = WaitPolicy::forever();
         // More than a `Duration` holds is for ever.
         policy.soft_timeout = self.hard.and_then(|t| Duration::try_from_secs_f64(t.max(0.0)).ok());
+        if policy.soft_timeout == Some(self.soft) && !self.blocking {
+            // Of two equal limits the original looks at the one for silence first.
+            policy.soft_timeout = Some(self.soft + TIE);
+        }
         policy.quiet_timeout = (!self.blocking).then_some(self.soft);
         policy
     }
