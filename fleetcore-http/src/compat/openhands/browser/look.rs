@@ -73,15 +73,15 @@ pub(super) async fn settle(cdp: &Cdp) -> Result<(), Fault> {
     }
 }
 
-/// Looks at the active page; opens one when there is none.
-pub(super) async fn look(cdp: &Cdp) -> Result<Seen, Fault> {
+/// Looks at the active page; opens one when there is none. The tree of a large page is larger than all the rest.
+pub(super) async fn look(cdp: &Cdp, with_tree: bool) -> Result<Seen, Fault> {
     let mut last = Fault::Gone;
     for _ in 0..TRIES {
         if cdp.world(|world| world.active().is_none()) {
             open(cdp).await?;
         }
         let Some(page) = Page::active(cdp) else { continue };
-        match once(&page).await {
+        match once(&page, with_tree).await {
             Ok(seen) => return Ok(seen),
             Err(Fault::Gone) => return Err(Fault::Gone),
             // It became another one in the middle of it.
@@ -92,12 +92,12 @@ pub(super) async fn look(cdp: &Cdp) -> Result<Seen, Fault> {
     Err(last)
 }
 
-async fn once(page: &Page) -> Result<Seen, Fault> {
+async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
     let tree = page.call("Page.getFrameTree", json!({})).await?["frameTree"].take();
     mark(page, &tree, String::new(), 0).await?;
     let dom = json!({ "computedStyles": [], "includeDOMRects": true, "includePaintOrder": true });
     let dom = page.call("DOMSnapshot.captureSnapshot", dom).await?;
-    let merged = merged(page, &tree).await?;
+    let merged = if with_tree { merged(page, &tree).await? } else { json!({}) };
     let focused = focused(page).await?;
     unmark(page, &tree).await;
     let picture = json!({ "format": "png" });
