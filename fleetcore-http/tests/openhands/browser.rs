@@ -74,7 +74,7 @@ async fn pages() -> String {
             "<div style='height:5000px'>top</div><a href=/inner>bottom</a><script>onscroll=()=>document.title='S'</script>",
         ))
         .route("/big", get(|| async {
-            Html(format!("<p>start</p>{}<p>end</p>", "<p>0123456789 and so on and on</p>".repeat(60_000)))
+            Html(format!("<p>start</p>{}<p>end</p>", format!("<p>{}</p>", "0123456789 and so on and on ".repeat(40)).repeat(2_000)))
         }))
         .route("/redirect", get(|| async { Redirect::to("/inner") }))
         .route("/never", get(std::future::pending::<()>))
