@@ -23,6 +23,8 @@ use super::tabs::World;
 
 /// Largest message; a page that makes a larger one ends the browser, and not us.
 const MESSAGE: u64 = 128 << 20;
+/// From here on a message is a large one.
+const LARGE: usize = 256 << 10;
 /// Messages on their way to the browser.
 const WAITING: usize = 256;
 
@@ -175,7 +177,6 @@ async fn read(from: impl AsyncRead + Unpin, inner: Arc<Inner>) {
     let closed = inner.closed.clone();
     loop {
         bytes.clear();
-        bytes.shrink_to(1 << 20);
         let mut limited = (&mut from).take(MESSAGE);
         let read = limited.read_until(0, &mut bytes);
         match closed.run_until_cancelled(read).await {
@@ -186,7 +187,15 @@ async fn read(from: impl AsyncRead + Unpin, inner: Arc<Inner>) {
             }
             _ => break,
         }
-        if let Ok(message) = serde_json::from_slice::<Value>(&bytes) {
+        // Large ones are read where they hold nobody up.
+        let message = if bytes.len() > LARGE {
+            let bytes = std::mem::take(&mut bytes);
+            let read = tokio::task::spawn_blocking(move || serde_json::from_slice::<Value>(&bytes));
+            read.await.ok().and_then(Result::ok)
+        } else {
+            serde_json::from_slice(&bytes).ok()
+        };
+        if let Some(message) = message {
             take(&inner, message);
         }
     }

@@ -39,6 +39,13 @@ static KINDS: &[(&[u8], &str)] = &[
     (b"SQLite format 3\0", ".sqlite"),
 ];
 
+/// A file that has arrived. One of the same name may take its place later.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Download {
+    pub(super) name: String,
+    changed: Option<std::time::SystemTime>,
+}
+
 /// The workspace.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -92,14 +99,15 @@ impl Place {
         Ok(self.dir.join(SCREENSHOTS).join(name))
     }
 
-    /// Names of what was downloaded.
-    pub(super) fn downloaded(&self) -> io::Result<Vec<String>> {
+    /// What was downloaded.
+    pub(super) fn downloaded(&self) -> io::Result<Vec<Download>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(self.downloads())? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if entry.file_type()?.is_file() && !ARRIVING.iter().any(|end| name.ends_with(end)) {
-                names.push(name);
+                let changed = entry.metadata()?.modified().ok();
+                names.push(Download { name, changed });
             }
         }
         names.sort();
@@ -155,7 +163,8 @@ mod tests {
         std::fs::write(place.downloads().join("report"), b"%PDF-1.7 and so on").unwrap();
         std::fs::write(place.downloads().join("half.crdownload"), b"x").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", place.downloads().join("link")).unwrap();
-        assert_eq!(place.downloaded().unwrap(), ["report"]);
+        let names: Vec<_> = place.downloaded().unwrap().into_iter().map(|d| d.name).collect();
+        assert_eq!(names, ["report"]);
         std::fs::write(dir.path().join("file_1.pdf"), b"mine").unwrap();
         let taken = place.take("report", 1).unwrap();
         assert_eq!(taken, dir.path().join("file_2.pdf"));

@@ -73,15 +73,15 @@ pub(super) async fn settle(cdp: &Cdp) -> Result<(), Fault> {
     }
 }
 
-/// Looks at the active page; opens one when there is none.
-pub(super) async fn look(cdp: &Cdp) -> Result<Seen, Fault> {
+/// Looks at the active page; opens one when there is none. The tree of a large page is larger than all the rest.
+pub(super) async fn look(cdp: &Cdp, with_tree: bool) -> Result<Seen, Fault> {
     let mut last = Fault::Gone;
     for _ in 0..TRIES {
         if cdp.world(|world| world.active().is_none()) {
             open(cdp).await?;
         }
         let Some(page) = Page::active(cdp) else { continue };
-        match once(&page).await {
+        match once(&page, with_tree).await {
             Ok(seen) => return Ok(seen),
             Err(Fault::Gone) => return Err(Fault::Gone),
             // It became another one in the middle of it.
@@ -92,12 +92,12 @@ pub(super) async fn look(cdp: &Cdp) -> Result<Seen, Fault> {
     Err(last)
 }
 
-async fn once(page: &Page) -> Result<Seen, Fault> {
+async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
     let tree = page.call("Page.getFrameTree", json!({})).await?["frameTree"].take();
     mark(page, &tree, String::new(), 0).await?;
-    let dom = json!({ "computedStyles": [], "includeDOMRects": true, "includePaintOrder": true });
+    let dom = json!({ "computedStyles": [], "includeDOMRects": true, "includePaintOrder": false });
     let dom = page.call("DOMSnapshot.captureSnapshot", dom).await?;
-    let merged = merged(page, &tree).await?;
+    let merged = if with_tree { merged(page, &tree).await? } else { json!({}) };
     let focused = focused(page).await?;
     unmark(page, &tree).await;
     let picture = json!({ "format": "png" });
@@ -105,7 +105,8 @@ async fn once(page: &Page) -> Result<Seen, Fault> {
     let Value::String(screenshot) = picture["data"].take() else {
         return Err(Fault::Raised("Error: Protocol error (Page.captureScreenshot): no picture".to_owned()));
     };
-    let properties = snapshot::properties(&dom);
+    let read = tokio::task::spawn_blocking(move || (snapshot::properties(&dom), dom)).await;
+    let (properties, dom) = read.map_err(|e| Fault::Raised(format!("Error: {e}")))?;
     let marked = boxes(page, &screenshot, &properties).await.unwrap_or_else(|| screenshot.clone());
     let (url, pages, active) = page.cdp.world(|world| {
         let pages = world.tabs.iter().map(|tab| tab.url.clone()).collect::<Vec<_>>();

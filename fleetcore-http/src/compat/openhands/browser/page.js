@@ -53,7 +53,7 @@ async function (what, ...args) {
     const world = globalThis;
     const first = world.fleetcoreNext === undefined;
     if (first) { world.fleetcoreNext = 0; world.fleetcoreFrames = 0; }
-    const known = new Set(), unseen = new Set(), buttons = [];
+    const known = new Set(), unseen = new Set();
     const observer = new IntersectionObserver((entries) => {
       for (const entry of entries) {
         entry.target.setAttribute(SEEN, Math.round(entry.intersectionRatio * 100) / 100);
@@ -61,8 +61,19 @@ async function (what, ...args) {
       }
     }, { threshold: [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1] });
     const marked = new Set(['input', 'textarea', 'select', 'button', 'a', 'iframe', 'video', 'li', 'td', 'option']);
-    for (const element of everything()) {
+    // First everything that asks for a layout, then everything that changes one.
+    const all = everything().map((element) => {
       const tag = element.tagName.toLowerCase();
+      const [x, y, area] = center(element);
+      if (area < 20 || x < 0 || y < 0 || x > innerWidth || y > innerHeight) return [element, tag, false];
+      const hit = at(x, y);
+      const wanted = hit && (hit === element || element.contains(hit))
+        && (marked.has(tag) || element.onclick != null || element.hasAttribute('onclick')
+          || getComputedStyle(element).cursor === 'pointer');
+      return [element, tag, wanted];
+    });
+    const chosen = new Set(), ups = new Set();
+    for (const [element, tag, wanted] of all) {
       element.setAttribute(SEEN, 0);
       unseen.add(element);
       observer.observe(element);
@@ -79,18 +90,16 @@ async function (what, ...args) {
         element.setAttribute(note, `browsergym_id_${bid} ${element.getAttribute(note) ?? ''}`);
       }
       element.setAttribute(MARK, '0');
-      const [x, y, area] = center(element);
-      const hit = at(x, y);
-      if (!hit || !(hit === element || element.contains(hit)) || area < 20) continue;
-      const wanted = marked.has(tag) || element.onclick != null || element.hasAttribute('onclick')
-        || getComputedStyle(element).cursor === 'pointer';
-      if (!wanted || buttons.some((button) => button.contains(element))) continue;
+      if (!wanted) continue;
       let up = element.parentElement;
+      let inside = false;
+      for (let outer = element; outer && !inside; outer = outer.parentElement) inside = ups.has(outer);
       const alone = up && up.tagName.toLowerCase() === 'span' && up.children.length === 1;
-      if (alone && up.getAttribute('role') && up.getAttribute(MARK) === '1') continue;
+      if (inside || (alone && up.getAttribute('role') && chosen.has(up))) continue;
+      chosen.add(element);
       element.setAttribute(MARK, '1');
-      if (element.matches('button, a, input[type="button"], div[role="button"]')) buttons.push(element);
-      for (; up; up = up.parentElement) if (up.getAttribute(MARK) === '1') up.setAttribute(MARK, '0');
+      if (element.matches('button, a, input[type="button"], div[role="button"]')) ups.add(element);
+      for (; up; up = up.parentElement) if (chosen.delete(up)) up.setAttribute(MARK, '0');
     }
     const end = performance.now() + 1000;
     while (unseen.size && performance.now() < end) await frame();

@@ -11,7 +11,7 @@ use super::{
     act::{Fault, Page},
     bind::{self, Step},
     chromium::{self, Chromium, Launch},
-    files::Place,
+    files::{Download, Place},
     look::{self, Seen},
     text, tree,
 };
@@ -37,7 +37,7 @@ pub(in super::super) struct Browser {
 struct State {
     chromium: Option<Chromium>,
     /// Downloads the agent was told of.
-    told: Vec<String>,
+    told: Vec<Download>,
 }
 
 impl Browser {
@@ -133,7 +133,8 @@ impl Browser {
             Err(Fault::Gone) => return Err(Fault::Gone),
         };
         look::settle(&chromium.cdp).await?;
-        Ok((look::look(&chromium.cdp).await?, error))
+        let with_tree = browse.wants_tree() || matches!(browse, Browse::Code { .. });
+        Ok((look::look(&chromium.cdp, with_tree).await?, error))
     }
 
     async fn answer(&self, state: &mut State, browse: &Browse, seen: Seen, error: String) -> Observation {
@@ -164,15 +165,15 @@ impl Browser {
         let place = self.place.clone();
         let told = state.told.clone();
         let taken = tokio::task::spawn_blocking(move || -> std::io::Result<_> {
-            let Some(name) = place.downloaded()?.into_iter().find(|name| !told.contains(name)) else {
+            let Some(file) = place.downloaded()?.into_iter().find(|file| !told.contains(file)) else {
                 return Ok(None);
             };
-            let path = place.take(&name, told.len() + 1)?;
-            Ok(Some((name, path.display().to_string())))
+            let path = place.take(&file.name, told.len() + 1)?;
+            Ok(Some((file, path.display().to_string())))
         });
         match taken.await.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
-            Ok(Some((name, path))) => {
-                state.told.push(name);
+            Ok(Some((file, path))) => {
+                state.told.push(file);
                 Some(path)
             }
             Ok(None) => None,
