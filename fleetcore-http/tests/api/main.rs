@@ -20,5 +20,6 @@ mod files;
 mod machines;
 mod output;
 mod robust;
+mod runtimes;
 mod sessions;
 mod tunnel;

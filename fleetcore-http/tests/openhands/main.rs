@@ -14,6 +14,7 @@
 mod compare;
 mod differences;
 mod editor;
+mod live;
 mod replay;
 mod sessions;
 mod tools;

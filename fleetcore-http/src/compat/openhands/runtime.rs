@@ -14,6 +14,7 @@ use super::{
     options::Options,
     queue::{Answer, Queue},
     reply,
+    watch::{self, Watch},
 };
 
 /// Requests about files that are no actions.
@@ -30,6 +31,10 @@ pub(super) trait Hands: Send + Sync + 'static {
     fn act(&self, deed: Deed, timeout: Option<f64>) -> BoxFuture<'_, Result<Observation, String>>;
     /// Answers a request about files, at any time.
     fn files(&self, what: FileRequest, request: Request) -> BoxFuture<'_, Response>;
+    /// Whether it works on the host this program runs on.
+    fn here(&self) -> bool {
+        true
+    }
     /// The token of the editor's pages.
     fn editor_token(&self) -> Option<String>;
     /// Ends everything it has started.
@@ -41,6 +46,7 @@ pub(super) struct Runtime {
     pub(super) options: Options,
     pub(super) info: Info,
     pub(super) proxy: Arc<Proxy>,
+    pub(super) watch: Arc<Watch>,
     queue: Queue,
     hands: OnceLock<Arc<dyn Hands>>,
 }
@@ -53,8 +59,8 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// One that is not ready yet.
-    pub(super) fn new(options: Options, queue: Queue, proxy: Arc<Proxy>) -> Self {
-        Self { options, info: Info::new(), proxy, queue, hands: OnceLock::new() }
+    pub(super) fn new(options: Options, queue: Queue, proxy: Arc<Proxy>, watch: Arc<Watch>) -> Self {
+        Self { options, info: Info::new(), proxy, watch, queue, hands: OnceLock::new() }
     }
 
     /// It is ready now.
@@ -84,6 +90,8 @@ impl Runtime {
         let work = move || {
             async move {
                 runtime.info.touch();
+                let (kind, about) = watch::describe(&act);
+                let mut acting = runtime.watch.began(kind, about);
                 let outcome = match act {
                     Act::Unable(name) => Err(format!("'ActionExecutor' object has no attribute '{name}'")),
                     Act::Wrong(text) => Ok(Observation::error(text)),
@@ -94,7 +102,10 @@ impl Runtime {
                     Act::Do(deed) => hands.act(*deed, timeout).await,
                 };
                 runtime.info.touch();
-                answer(outcome).await
+                acting.saw(&outcome);
+                let answer = answer(outcome).await;
+                acting.ends(&answer);
+                answer
             }
             .boxed()
         };
