@@ -5,7 +5,9 @@ ARGS ?=
 WEB := fleetcore-http/web
 VENV ?= .venv
 
-.PHONY: help run web test test-rust test-web test-python test-api lint doc bench behavior stress deny features fuzz openapi
+MACOS := x86_64-apple-darwin
+
+.PHONY: help macos run web test test-rust test-web test-python test-api lint doc bench behavior stress deny features fuzz openapi
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -81,6 +83,9 @@ features: ## Every feature alone, none, and all, without a warning
 fuzz: ## Every fuzz target for S seconds: make fuzz S=60 (needs cargo-fuzz and the nightly toolchain)
 	@set -e; for d in fleetcore fleetcore-http; do for t in $$(cd $$d && $(CARGO) +nightly fuzz list); do \
 	    echo "$$d $$t"; (cd $$d && $(CARGO) +nightly fuzz run $$t -- -max_total_time=$(or $(S),10) -rss_limit_mb=4096); done; done
+
+macos: ## Check that the core compiles for macOS (rustup target add $(MACOS))
+	$(CARGO) check --locked --target $(MACOS) -p fleetcore --no-default-features --features local,multipass
 
 openapi: ## Write fleetcore-http/openapi.json anew and the front end's types from it
 	FLEETCORE_UPDATE_OPENAPI=1 $(CARGO) test --locked -p fleetcore-http --test api document

@@ -358,6 +358,8 @@ pub fn router(app: App) -> Router {
     let (api, _) = native::routes().split_for_parts();
     #[cfg(feature = "client")]
     let api = api.route("/api/v1/link", axum::routing::get(crate::link::link));
+    #[cfg(feature = "mcp")]
+    let api = api.merge(crate::mcp::routes(&app));
     api.merge(ui::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), around))

@@ -144,7 +144,7 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Option<Actor>, Problem
 }
 
 /// The token of an `Authorization` header.
-pub(super) fn bearer(value: &HeaderValue) -> Option<&str> {
+pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }

@@ -18,6 +18,7 @@ mod events;
 mod fanout;
 mod files;
 mod machines;
+mod mcp;
 mod output;
 mod robust;
 mod runtimes;

@@ -142,7 +142,7 @@ impl Replay<'_> {
             let nothing = json!({"response": {"status": 0}});
             let python = (version == "go").then(|| python.get(name).unwrap_or(&nothing));
             let mut reply = self.send(record).await;
-            // Lists are up to a second old.
+            // Lists are up to a second old, and tell nobody when they are fresh: asking again is all a client can do.
             let until = tokio::time::Instant::now() + std::time::Duration::from_secs(3);
             while name.contains("list")
                 && self.differs(record, python, &reply).is_some()

@@ -55,6 +55,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_on(args, env, |_| LocalConfig::default()).await
+    }
+
+    /// On a host with other settings; they are told the working directory.
+    pub(crate) async fn start_on(
+        args: &[&str],
+        env: &[(&str, &str)],
+        config: impl FnOnce(&str) -> LocalConfig,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join("work").display().to_string();
         let viewer = dir.path().join("viewer-url");
@@ -76,7 +85,7 @@ impl Running {
             .with_listen("127.0.0.1:0".parse().unwrap());
         let plan =
             compat::find("openhands-runtime").unwrap().parse(&call).unwrap_or_else(|e| panic!("{}", e.text));
-        let fleet = Fleet::builder().with_host(Arc::new(Local::new(LocalConfig::default()))).build();
+        let fleet = Fleet::builder().with_host(Arc::new(Local::new(config(&work)))).build();
         let app = App::new(plan.config(), fleet, Stores::new(Arc::new(MemoryStore::new())));
         let listener = Listener::bind(plan, app, dir.path().join("data")).await.unwrap();
         let url = format!("http://{}", listener.local_addr());

@@ -13,7 +13,7 @@ describe('runtimes', () => {
     assert.deepEqual(await violations(page), []);
     await page.getByRole('button', { name: 'Start the first one' }).click();
     await page.getByLabel('Where').selectOption('target');
-    await page.getByLabel('Machine').selectOption('local');
+    await page.getByRole('combobox', { name: /^Machine/ }).selectOption('local');
     await page.getByLabel('Working directory').fill(path.join(world.data, 'agent'));
     await page.getByRole('button', { name: 'Start', exact: true }).click();
     const key = await page.getByTestId('runtime-key').textContent();

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use super::{
     action::Deed,
     archive,
+    browser::{self, Browser},
     edit::EditArgs,
     files::{ReadArgs, Workspace, WriteArgs},
     jupyter::Jupyter,
@@ -42,6 +43,7 @@ pub(super) struct Body {
     jupyter: Option<Jupyter>,
     vscode: Option<Vscode>,
     here: bool,
+    browser: Option<Browser>,
 }
 
 impl Body {
@@ -92,13 +94,15 @@ impl Body {
         );
         // As in the original: whose files are is a matter of the user's id alone.
         let owner = users.owner.filter(|_| rustix::process::geteuid().is_root());
+        let browser =
+            Browser::new(options, users.shell.clone(), owner.as_ref().map(|user| (user.uid, user.uid)))?;
         let workspace = Workspace::new(
             files,
             &options.working_dir,
             owner.map(|user| Owner { uid: user.uid, gid: user.uid }),
         );
         let (shell, (jupyter, vscode)) = tokio::try_join!(shell, plugins(options, users.shell.clone()))?;
-        Ok(Arc::new(Self { shell, workspace, jupyter, vscode, here }))
+        Ok(Arc::new(Self { shell, workspace, jupyter, vscode, browser, here }))
     }
 }
 
@@ -223,8 +227,12 @@ impl Hands for Body {
                         new_str: edit.new_str,
                         insert_line: edit.insert_line,
                     };
-                    Ok(self.workspace.edit(&args).await)
+                    self.workspace.edit(&args).await
                 }
+                Deed::Browse(browse) => Ok(match &self.browser {
+                    Some(browser) => browser.act(&browse, &self.shell.cwd(), timeout).await,
+                    None => Observation::error(browser::NONE),
+                }),
             }
         }
         .boxed()
@@ -261,7 +269,12 @@ impl Hands for Body {
                     vscode.stop().await;
                 }
             };
-            tokio::join!(self.shell.close(), jupyter, vscode);
+            let browser = async {
+                if let Some(browser) = &self.browser {
+                    browser.stop().await;
+                }
+            };
+            tokio::join!(self.shell.close(), jupyter, vscode, browser);
         }
         .boxed()
     }

@@ -14,6 +14,7 @@ use super::{
     mcp::Proxy,
     options::RUNTIME,
     queue::Queue,
+    resources::Resources,
     routes::{self, MountedAt},
     runtime::{Hands, Runtime},
     watch::{Feed, From, RuntimeState, Watch},
@@ -95,6 +96,7 @@ impl Hosted {
         for ours in ["SU_TO_USER", "NO_CHANGE_TIMEOUT_SECONDS"] {
             options.env.remove(ours);
         }
+        let resources = Resources::start(&mut options)?;
         let watch = Watch::new(Some(spec.name), stop.clone());
         let target = machine.target().clone();
         let body = Body::hosted(machine, &options, watch.clone()).await?;
@@ -102,7 +104,7 @@ impl Hosted {
         app.tasks().spawn(turns);
         let proxy =
             Proxy::new(options.key.clone(), options.env.clone(), options.working_dir.clone().into(), stop);
-        let runtime = Arc::new(Runtime::new(options, queue, proxy, watch.clone()));
+        let runtime = Arc::new(Runtime::new(options, resources, queue, proxy, watch.clone()));
         let hands: Arc<dyn Hands> = body;
         runtime.set_ready(hands.clone());
         let sessions = app.fleet().sessions().clone();

@@ -6,6 +6,7 @@ mod action;
 mod archive;
 mod auth;
 mod body;
+mod browser;
 mod edit;
 #[cfg(test)]
 mod file_goldens;
@@ -21,6 +22,7 @@ mod options;
 mod python;
 mod queue;
 mod reply;
+mod resources;
 mod routes;
 mod runtime;
 mod server;

@@ -94,6 +94,8 @@ pub(super) struct Options {
     pub(super) soft: u64,
     pub(super) su: bool,
     pub(super) plugin_timeout: Duration,
+    /// What everything it starts may hold in memory together.
+    pub(super) memory_max_bytes: Option<u64>,
     /// What children see.
     pub(super) env: BTreeMap<String, String>,
 }
@@ -165,7 +167,7 @@ impl Plan for Options {
         Exits::with_codes(REFUSED, FAILED).of_signal()
     }
     fn start(self: Box<Self>, host: Host) -> BoxFuture<'static, Result<Service>> {
-        Box::pin(async move { Ok(server::start(*self, host)) })
+        Box::pin(async move { server::start(*self, host) })
     }
 }
 
@@ -224,9 +226,10 @@ fn options(call: &Call) -> Result<Options, Refusal> {
             u64::try_from(n).map_err(|_| failed("INIT_PLUGIN_TIMEOUT: must not be negative".to_owned()))?
         }
     };
-    if whole("RUNTIME_MAX_MEMORY_GB")?.is_some() {
-        tracing::warn!("RUNTIME_MAX_MEMORY_GB is not enforced; limit the sandbox instead");
-    }
+    // The original takes any number, and does nothing with it.
+    let memory_max_bytes = whole("RUNTIME_MAX_MEMORY_GB")?
+        .and_then(|gb| u64::try_from(gb).ok()?.checked_mul(1 << 30))
+        .filter(|bytes| *bytes > 0);
     let browser = given.browser.unwrap_or(true);
     match given.values.get("--browsergym-eval-env") {
         Some(_) if !browser => {
@@ -254,6 +257,7 @@ fn options(call: &Call) -> Result<Options, Refusal> {
         soft,
         su,
         plugin_timeout: Duration::from_secs(plugin_timeout),
+        memory_max_bytes,
         env,
     })
 }

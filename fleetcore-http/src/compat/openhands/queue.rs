@@ -77,6 +77,11 @@ impl Queue {
         (Self { jobs, open: Mutex::default() }, run(turns, stop))
     }
 
+    /// How many wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        WAITING.saturating_sub(self.jobs.capacity())
+    }
+
     /// Takes an action its turn and waits for its answer. `id` is the whole request of one that is the same action
     /// when it comes again.
     pub(super) async fn execute(&self, id: Option<&[u8]>, work: impl FnOnce() -> Work) -> Response {

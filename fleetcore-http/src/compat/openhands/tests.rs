@@ -47,6 +47,9 @@ impl Hands for Parrot {
                 Deed::Cell(_) => {
                     Err("JupyterRequirement not found. Unable to run IPython action.".to_owned())
                 }
+                Deed::Browse(_) => {
+                    Ok(Observation::error("Browser functionality is not supported or disabled."))
+                }
                 other => Err(format!("{other:?}")),
             }
         }
@@ -87,7 +90,8 @@ fn start(env: &[(&str, &str)]) -> Running {
             Ok(hands as Arc<dyn Hands>)
         }
         .boxed()
-    });
+    })
+    .unwrap();
     let starting = tokio::spawn(service.starting.take().unwrap());
     Running { router: service.router, app, parrot, ready, starting }
 }

@@ -134,7 +134,7 @@ impl Shell {
         };
         let known = Arc::new(Mutex::new(Known { session: None, cwd: dir, closed: false }));
         // Dropped with all it has started.
-        Live::new(Arc::clone(&self.settings), known, QUIET).act(args, &limits).await
+        Live::new(Arc::clone(&self.settings), known, QUIET).or_at_home().act(args, &limits).await
     }
 
     /// The main shell's directory after the last command that has ended.

@@ -77,10 +77,10 @@ pub(in super::super) fn describe(act: &Act) -> (&'static str, String) {
             Deed::Read(read) => ("read", read.path.as_str()),
             Deed::Write(write) => ("write", write.path.as_str()),
             Deed::Edit(edit) => ("edit", edit.path.as_str()),
+            Deed::Browse(_) => ("browse", ""),
         },
         Act::Unable(name) => ("invalid", *name),
         Act::Wrong(text) | Act::Failed(text) => ("invalid", text.as_str()),
-        _ => ("browse", ""),
     };
     (kind, about.chars().take(ABOUT_CHARS).collect())
 }
