@@ -70,6 +70,15 @@ pub(crate) struct StreamPass {
     _permit: Permit,
 }
 
+impl StreamPass {
+    /// Resolves when the stream has to end; holds its place until dropped.
+    #[cfg(feature = "openhands")]
+    pub(crate) async fn over(self) {
+        let Self { ended, _permit } = self;
+        ended.await;
+    }
+}
+
 /// Collects what the audit log will say about one request; handlers fill it in.
 #[derive(Debug, Default)]
 pub(crate) struct AuditSlot {

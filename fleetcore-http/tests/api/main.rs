@@ -21,5 +21,6 @@ mod machines;
 mod mcp;
 mod output;
 mod robust;
+mod runtimes;
 mod sessions;
 mod tunnel;

@@ -15,6 +15,7 @@ mod browser;
 mod compare;
 mod differences;
 mod editor;
+mod live;
 mod replay;
 mod sessions;
 mod survive;

@@ -12,6 +12,7 @@ mod edit;
 mod file_goldens;
 mod files;
 mod helper;
+mod hosted;
 mod info;
 mod jupyter;
 mod list;
@@ -31,5 +32,9 @@ mod tests;
 mod user;
 mod viewer;
 mod vscode;
+mod watch;
 
+pub(crate) use hosted::{Hosted, HostedSpec};
 pub(crate) use options::RUNTIME;
+pub use watch::{ActionState, RuntimeState};
+pub(crate) use watch::{WATCHERS, events, from_request};

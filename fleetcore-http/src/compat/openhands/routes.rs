@@ -14,14 +14,21 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::{
-    auth, reply,
+    auth,
+    mcp::Proxy,
+    reply,
     runtime::{FileRequest, Runtime},
+    watch,
 };
 
 /// Longest body of an action: a file to write is part of it.
 const ACTION_MAX: usize = 256 << 20;
 /// Longest body of anything else that is read as a whole.
 const BODY_MAX: usize = 4 << 20;
+
+/// Where the routes are mounted, when that is not the root of a server.
+#[derive(Clone, Debug)]
+pub(super) struct MountedAt(pub(super) Arc<str>);
 
 /// All of its routes.
 pub(super) fn router(runtime: Arc<Runtime>) -> Router {
@@ -66,6 +73,9 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
     if let Some(refused) = auth::refusal(runtime.options.key.as_ref(), path, request.headers()) {
         return refused;
     }
+    if let Some(below) = path.strip_prefix(watch::PATH) {
+        return watch::serve(&runtime, below, &request);
+    }
     let route = match route(path) {
         Some((wanted, route)) if wanted == *method => route,
         // The proxy's application is mounted at `/` as well, and takes what does not fit exactly.
@@ -97,6 +107,10 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
             runtime.execute(hands, &body, content_type).await
         }
         Route::UpdateMcp => match body(request, BODY_MAX).await {
+            // Tool servers are programs of the host, and this runtime is there to keep its agent from that.
+            Ok((_, body)) if !hands.here() && !Proxy::is_empty(&body) => {
+                reply::detail(StatusCode::NOT_IMPLEMENTED, "Tool servers cannot run on this machine yet")
+            }
             Ok((_, body)) => runtime.proxy.update(&body),
             Err(refused) => refused,
         },
@@ -122,13 +136,14 @@ async fn metrics(runtime: &Arc<Runtime>) -> Response {
 async fn elsewhere(runtime: &Arc<Runtime>, request: Request) -> Response {
     let uri = request.uri().clone();
     let path = uri.path();
+    let mount = request.extensions().get::<MountedAt>().map_or_else(Arc::default, |at| at.0.clone());
     let proxy = &runtime.proxy;
     if proxy.mounted() {
         let get = request.method() == Method::GET;
         let post = request.method() == Method::POST;
         match path {
-            "/mcp/sse" if get => return proxy.listen("/mcp/messages/", request.headers()),
-            "/sse" if get => return proxy.listen("/messages/", request.headers()),
+            "/mcp/sse" if get => return proxy.listen(&format!("{mount}/mcp/messages/"), request.headers()),
+            "/sse" if get => return proxy.listen(&format!("{mount}/messages/"), request.headers()),
             "/mcp/messages/" | "/messages/" if post => {
                 let kind =
                     request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
@@ -156,7 +171,7 @@ async fn elsewhere(runtime: &Arc<Runtime>, request: Request) -> Response {
     }
     let without = path.trim_end_matches('/');
     if without != path && route(without).is_some() {
-        return reply::redirect(&address(&uri, request.headers(), without));
+        return reply::redirect(&address(&uri, request.headers(), &format!("{mount}{without}")));
     }
     reply::not_found()
 }

@@ -15,6 +15,7 @@ use super::{
     queue::{Answer, Queue},
     reply,
     resources::Resources,
+    watch::{self, Watch},
 };
 
 /// Requests about files that are no actions.
@@ -31,6 +32,10 @@ pub(super) trait Hands: Send + Sync + 'static {
     fn act(&self, deed: Deed, timeout: Option<f64>) -> BoxFuture<'_, Result<Observation, String>>;
     /// Answers a request about files, at any time.
     fn files(&self, what: FileRequest, request: Request) -> BoxFuture<'_, Response>;
+    /// Whether it works on the host this program runs on.
+    fn here(&self) -> bool {
+        true
+    }
     /// The token of the editor's pages.
     fn editor_token(&self) -> Option<String>;
     /// Ends everything it has started.
@@ -43,6 +48,7 @@ pub(super) struct Runtime {
     pub(super) info: Info,
     pub(super) resources: Resources,
     pub(super) proxy: Arc<Proxy>,
+    pub(super) watch: Arc<Watch>,
     queue: Queue,
     hands: OnceLock<Arc<dyn Hands>>,
 }
@@ -55,8 +61,14 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// One that is not ready yet.
-    pub(super) fn new(options: Options, resources: Resources, queue: Queue, proxy: Arc<Proxy>) -> Self {
-        Self { options, info: Info::new(), resources, proxy, queue, hands: OnceLock::new() }
+    pub(super) fn new(
+        options: Options,
+        resources: Resources,
+        queue: Queue,
+        proxy: Arc<Proxy>,
+        watch: Arc<Watch>,
+    ) -> Self {
+        Self { options, info: Info::new(), resources, proxy, watch, queue, hands: OnceLock::new() }
     }
 
     /// Actions that wait for their turn.
@@ -97,6 +109,8 @@ impl Runtime {
         let work = move || {
             async move {
                 runtime.info.begin();
+                let (kind, about) = watch::describe(&act);
+                let mut acting = runtime.watch.began(kind, about);
                 let mut outcome = match act {
                     Act::Unable(name) => Err(format!("'ActionExecutor' object has no attribute '{name}'")),
                     Act::Wrong(text) => Ok(Observation::error(text)),
@@ -110,7 +124,10 @@ impl Runtime {
                 {
                     observation.content.push_str(&news);
                 }
-                answer(outcome).await
+                acting.saw(&outcome);
+                let answer = answer(outcome).await;
+                acting.ends(&answer);
+                answer
             }
             .boxed()
         };

@@ -13,6 +13,7 @@ use super::{
     resources::Resources,
     routes,
     runtime::{Hands, Runtime},
+    watch::Watch,
 };
 use crate::{
     App,
@@ -21,16 +22,19 @@ use crate::{
 
 /// Starts the runtime in `host`: it answers at once, and is ready later.
 pub(super) fn start(options: Options, host: Host) -> Result<Service> {
+    let watch = Watch::new(None, host.app.stopping().clone());
+    let shells = watch.clone();
     let make = |options: Options, app: App| -> BoxFuture<'static, Result<Arc<dyn Hands>>> {
-        Box::pin(async move { Ok(Body::start(options, app).await? as Arc<dyn Hands>) })
+        Box::pin(async move { Ok(Body::start(options, app, shells).await? as Arc<dyn Hands>) })
     };
-    start_with(options, host, make)
+    start_with(options, host, watch, make)
 }
 
 /// The same with other hands.
 pub(super) fn start_with(
     mut options: Options,
     host: Host,
+    watch: Arc<Watch>,
     make: impl FnOnce(Options, App) -> BoxFuture<'static, Result<Arc<dyn Hands>>> + Send + 'static,
 ) -> Result<Service> {
     let resources = Resources::start(&mut options)?;
@@ -51,7 +55,7 @@ pub(super) fn start_with(
         options.working_dir.clone().into(),
         stop.clone(),
     );
-    let runtime = Arc::new(Runtime::new(options.clone(), resources, queue, proxy));
+    let runtime = Arc::new(Runtime::new(options.clone(), resources, queue, proxy, watch));
     let service = Service::new(routes::router(runtime.clone())).with_exact_paths();
     Ok(service.with_starting(async move {
         let hands = match stop.run_until_cancelled(make(options, app)).await {
