@@ -200,7 +200,8 @@ mod tests {
             assert!(find(&tool.name).is_some());
             assert_eq!(tool.input_schema["type"], "object", "{}", tool.name);
             assert_eq!(tool.input_schema["additionalProperties"], false, "{}", tool.name);
-            for (name, field) in tool.input_schema["properties"].as_object().into_iter().flatten() {
+            let properties = tool.input_schema.get("properties").and_then(Value::as_object);
+            for (name, field) in properties.into_iter().flatten() {
                 assert!(
                     field["description"].is_string() || field["$ref"].is_string(),
                     "{}.{name}",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     super::python::Py,
     bind::{Button, Step},
-    cdp::{CLOSED, Cdp, Failed},
+    cdp::{CLOSED, Cdp, Failed, taken},
     keys::{self, Key},
     tabs::Tab,
 };
@@ -75,7 +75,7 @@ impl Page {
     /// Our world in a frame.
     pub(super) async fn world(&self, frame: &str) -> Result<Value, Failed> {
         let params = json!({ "frameId": frame, "worldName": WORLD });
-        Ok(self.call("Page.createIsolatedWorld", params).await?["executionContextId"].take())
+        Ok(taken(&mut self.call("Page.createIsolatedWorld", params).await?, "/executionContextId"))
     }
 
     /// One of our functions in a world (a number) or of an element (a text); its value, or the element it found.
@@ -101,7 +101,7 @@ impl Page {
             let text = wrong["exception"]["description"].as_str().or(wrong["text"].as_str());
             return Err(Failed::Said(text.unwrap_or("exception").to_owned()));
         }
-        Ok(answer["result"][if value { "value" } else { "objectId" }].take())
+        Ok(taken(&mut answer, if value { "/result/value" } else { "/result/objectId" }))
     }
 
     /// One of our functions of an element; its value.

@@ -220,26 +220,27 @@ impl Chromium {
         }
         cdp.close();
         helper.stop().await;
-        let gone = tokio::task::spawn_blocking(move || remove(&profile));
-        if let Ok(Err(error)) = gone.await {
+        if let Err(error) = remove(&profile).await {
             tracing::warn!(%error, "the browser's profile is not removed");
         }
     }
 }
 
-/// Its processes may still be about to die of being killed, and write until then.
-fn remove(profile: &tempfile::TempDir) -> std::io::Result<()> {
+/// Its processes may still be about to die of being killed, and write until then. They are no children of ours, so nobody
+/// says when they are gone.
+async fn remove(profile: &tempfile::TempDir) -> std::io::Result<()> {
     const TRIES: usize = 50;
+    const BETWEEN: Duration = Duration::from_millis(20);
     let mut last = Ok(());
     for _ in 0..TRIES {
-        last = match std::fs::remove_dir_all(profile.path()) {
+        last = match tokio::fs::remove_dir_all(profile.path()).await {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
         if last.is_ok() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(20));
+        tokio::time::sleep(BETWEEN).await;
     }
     last
 }

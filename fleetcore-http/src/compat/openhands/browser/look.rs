@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     act::{Element, Fault, Page, open},
-    cdp::{Cdp, Failed},
+    cdp::{Cdp, Failed, taken},
     snapshot,
 };
 
@@ -66,9 +66,8 @@ pub(super) async fn settle(cdp: &Cdp) -> Result<(), Fault> {
             let busy_now = world.tabs.iter().any(|t| t.loading) || !world.downloads.is_empty();
             (world.heard > heard || busy_now != busy).then_some(())
         });
-        match tokio::time::timeout_at(until, news).await {
-            Ok(Err(_)) => return Err(Fault::Gone),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(_)) = tokio::time::timeout_at(until, news).await {
+            return Err(Fault::Gone);
         }
     }
 }
@@ -93,7 +92,7 @@ pub(super) async fn look(cdp: &Cdp, with_tree: bool) -> Result<Seen, Fault> {
 }
 
 async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
-    let tree = page.call("Page.getFrameTree", json!({})).await?["frameTree"].take();
+    let tree = taken(&mut page.call("Page.getFrameTree", json!({})).await?, "/frameTree");
     mark(page, &tree, String::new(), 0).await?;
     let dom = json!({ "computedStyles": [], "includeDOMRects": true, "includePaintOrder": false });
     let dom = page.call("DOMSnapshot.captureSnapshot", dom).await?;
@@ -102,7 +101,7 @@ async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
     unmark(page, &tree).await;
     let picture = json!({ "format": "png" });
     let mut picture = page.call("Page.captureScreenshot", picture).await?;
-    let Value::String(screenshot) = picture["data"].take() else {
+    let Value::String(screenshot) = taken(&mut picture, "/data") else {
         return Err(Fault::Raised("Error: Protocol error (Page.captureScreenshot): no picture".to_owned()));
     };
     let read = tokio::task::spawn_blocking(move || (snapshot::properties(&dom), dom)).await;
@@ -177,7 +176,7 @@ async fn merged(page: &Page, tree: &Value) -> Result<Value, Fault> {
             Err(Failed::Said(_)) if !trees.is_empty() => continue,
             other => other?,
         };
-        if let Value::Array(mut nodes) = answer["nodes"].take() {
+        if let Value::Array(mut nodes) = taken(&mut answer, "/nodes") {
             nodes.iter_mut().for_each(bid);
             trees.push((frame, nodes));
         }

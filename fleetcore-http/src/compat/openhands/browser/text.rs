@@ -569,9 +569,8 @@ mod tests {
                 }
             }
         }
-        let all = |pick: &dyn Fn(&(i64, i64, usize, usize, Vec<usize>)) -> Value| {
-            nodes.iter().map(pick).collect::<Vec<_>>()
-        };
+        type Node = (i64, i64, usize, usize, Vec<usize>);
+        let all = |pick: &dyn Fn(&Node) -> Value| nodes.iter().map(pick).collect::<Vec<_>>();
         json!({
             "documents": [{ "nodes": {
                 "parentIndex": all(&|n| n.0.into()), "nodeType": all(&|n| n.1.into()),
