@@ -205,7 +205,10 @@ impl Chromium {
         });
         call("Target.setAutoAttach", attach).await?;
         call("Target.createTarget", json!({ "url": "about:blank" })).await?;
-        self.cdp.wait(|world| world.active().map(|_| ())).await.map_err(|e| format!("{e:?}"))
+        self.cdp
+            .wait(|world| world.active().filter(|(_, tab)| tab.ready).map(|_| ()))
+            .await
+            .map_err(|e| format!("{e:?}"))
     }
 
     /// Ends it, and waits for its end.
@@ -220,26 +223,27 @@ impl Chromium {
         }
         cdp.close();
         helper.stop().await;
-        let gone = tokio::task::spawn_blocking(move || remove(&profile));
-        if let Ok(Err(error)) = gone.await {
+        if let Err(error) = remove(profile).await {
             tracing::warn!(%error, "the browser's profile is not removed");
         }
     }
 }
 
-/// Its processes may still be about to die of being killed, and write until then.
-fn remove(profile: &tempfile::TempDir) -> std::io::Result<()> {
+/// Its processes may still be about to die, some of them by themselves, and write until then.
+async fn remove(profile: tempfile::TempDir) -> std::io::Result<()> {
     const TRIES: usize = 50;
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    let path = profile.keep();
     let mut last = Ok(());
     for _ in 0..TRIES {
-        last = match std::fs::remove_dir_all(profile.path()) {
+        again.tick().await;
+        last = match tokio::fs::remove_dir_all(&path).await {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
         if last.is_ok() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(20));
     }
     last
 }
