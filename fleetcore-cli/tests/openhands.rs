@@ -1,5 +1,5 @@
 //! The program in the place of OpenHands' runtime.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 

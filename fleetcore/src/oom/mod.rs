@@ -11,7 +11,7 @@ mod group;
 mod guard;
 mod kill;
 mod processes;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests;
 
 pub use guard::{Killed, MemoryGuard};

@@ -1,5 +1,10 @@
 //! Doing what an agent wants done on a page.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "only read: what a JSON value does not have is null, and no panic"
+)]
+
 use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Value, json};
@@ -7,7 +12,11 @@ use serde_json::{Value, json};
 use super::{
     super::python::Py,
     bind::{Button, Step},
+<<<<<<< HEAD
     cdp::{CLOSED, Cdp, Failed, taken},
+=======
+    cdp::{CLOSED, Cdp, Failed, part},
+>>>>>>> browse
     keys::{self, Key},
     tabs::Tab,
 };
@@ -67,6 +76,25 @@ impl Page {
         cdp.world(|world| world.active().map(|(_, tab)| of(tab)))
     }
 
+    /// The active one, once it can be used; a new one when there is none.
+    pub(super) async fn ready(cdp: &Cdp) -> Result<Self, Failed> {
+        loop {
+            if cdp.world(|world| world.active().is_none()) {
+                open(cdp).await?;
+            }
+            let found = cdp.wait(|world| match world.active() {
+                Some((_, tab)) if tab.ready => Some(true),
+                Some(_) => None,
+                None => Some(false),
+            });
+            if found.await?
+                && let Some(page) = Self::active(cdp)
+            {
+                return Ok(page);
+            }
+        }
+    }
+
     /// Calls a method of the page.
     pub(super) async fn call(&self, method: &str, params: Value) -> Result<Value, Failed> {
         self.cdp.call(Some(&self.session), method, params).await
@@ -75,7 +103,11 @@ impl Page {
     /// Our world in a frame.
     pub(super) async fn world(&self, frame: &str) -> Result<Value, Failed> {
         let params = json!({ "frameId": frame, "worldName": WORLD });
+<<<<<<< HEAD
         Ok(taken(&mut self.call("Page.createIsolatedWorld", params).await?, "/executionContextId"))
+=======
+        Ok(part(self.call("Page.createIsolatedWorld", params).await?, "/executionContextId"))
+>>>>>>> browse
     }
 
     /// One of our functions in a world (a number) or of an element (a text); its value, or the element it found.
@@ -96,12 +128,16 @@ impl Page {
             "returnByValue": value,
             "awaitPromise": true,
         });
-        let mut answer = self.call("Runtime.callFunctionOn", params).await?;
+        let answer = self.call("Runtime.callFunctionOn", params).await?;
         if let Some(wrong) = answer.get("exceptionDetails") {
             let text = wrong["exception"]["description"].as_str().or(wrong["text"].as_str());
             return Err(Failed::Said(text.unwrap_or("exception").to_owned()));
         }
+<<<<<<< HEAD
         Ok(taken(&mut answer, if value { "/result/value" } else { "/result/objectId" }))
+=======
+        Ok(part(answer, if value { "/result/value" } else { "/result/objectId" }))
+>>>>>>> browse
     }
 
     /// One of our functions of an element; its value.
@@ -136,7 +172,7 @@ impl Page {
     }
 
     /// An element that can be acted on.
-    async fn ready(&self, bid: &Py, method: &str, wants: &[&str]) -> Result<Element, Fault> {
+    async fn able(&self, bid: &Py, method: &str, wants: &[&str]) -> Result<Element, Fault> {
         let element = self.element(bid).await?;
         match self.of(&element, "ready", vec![json!(wants), ELEMENT.into()]).await?.as_str() {
             None => Ok(element),
@@ -167,7 +203,7 @@ impl Page {
     }
 
     async fn move_to(&self, bid: &Py, method: &str, wants: &[&str]) -> Result<(f64, f64), Fault> {
-        let element = self.ready(bid, method, wants).await?;
+        let element = self.able(bid, method, wants).await?;
         let at = self.middle(&element).await?;
         self.mouse("mouseMoved", at, json!({})).await?;
         Ok(at)
@@ -197,7 +233,7 @@ impl Page {
     }
 
     async fn fill(&self, bid: &Py, text: &str, method: &str) -> Result<(), Fault> {
-        let element = self.ready(bid, method, &["enabled"]).await?;
+        let element = self.able(bid, method, &["enabled"]).await?;
         match self.of(&element, "fill", vec![text.into()]).await?.as_str() {
             Some("done") => Ok(()),
             Some("type") if text.is_empty() => {
@@ -219,7 +255,7 @@ impl Page {
         let done = async {
             let held = json!({ "button": "left", "clickCount": 1, "buttons": 1 });
             self.mouse("mousePressed", start, held.clone()).await?;
-            let element = self.ready(to, "hover", &["point"]).await?;
+            let element = self.able(to, "hover", &["point"]).await?;
             let end = self.middle(&element).await?;
             // A drag begins with the first move; the browser tells before it answers.
             let first = ((start.0 + end.0) / 2.0, (start.1 + end.1) / 2.0);
@@ -374,7 +410,7 @@ impl Page {
             Step::Fill(bid, text) => self.fill(bid, text, "fill").await,
             Step::Clear(bid) => self.fill(bid, "", "clear").await,
             Step::Select(bid, options) => {
-                let element = self.ready(bid, "select_option", &["enabled"]).await?;
+                let element = self.able(bid, "select_option", &["enabled"]).await?;
                 match self.of(&element, "select", vec![json!(options)]).await?.as_str() {
                     None => Ok(()),
                     Some(why) if why.starts_with("Error: ") => {

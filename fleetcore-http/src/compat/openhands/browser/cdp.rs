@@ -3,6 +3,11 @@
 //! A pipe and not a port: a port would be open to everybody on the host, and could not be reached in a sandbox without
 //! a network. Messages end with a NUL byte.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "only read: what a JSON value does not have is null, and no panic"
+)]
+
 use std::{
     collections::HashMap,
     sync::{
@@ -19,7 +24,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::tabs::World;
+use super::tabs::{LAST_ORDER, World};
 
 /// Largest message; a page that makes a larger one ends the browser, and not us.
 const MESSAGE: u64 = 128 << 20;
@@ -161,6 +166,11 @@ impl Cdp {
     }
 }
 
+/// A part of an answer; null, when it has none.
+pub(super) fn part(mut answer: Value, pointer: &str) -> Value {
+    answer.pointer_mut(pointer).map(Value::take).unwrap_or_default()
+}
+
 fn message(id: u64, session: Option<&str>, method: &str, params: Value) -> Vec<u8> {
     let mut message = json!({ "id": id, "method": method, "params": params });
     if let (Some(session), Some(map)) = (session, message.as_object_mut()) {
@@ -210,6 +220,10 @@ pub(super) fn taken(answer: &mut Value, pointer: &str) -> Value {
 
 fn take(inner: &Inner, mut message: Value) {
     if let Some(id) = message.get("id").and_then(Value::as_u64) {
+        let opened = inner.world.lock().answered(id);
+        if opened {
+            inner.changed.send_modify(|n| *n = n.wrapping_add(1));
+        }
         if let Some(call) = inner.calls.lock().remove(&id) {
             let answer = match message.get("error") {
                 Some(error) => {
@@ -230,13 +244,18 @@ fn take(inner: &Inner, mut message: Value) {
         let left = params["sessionId"].as_str().unwrap_or_default();
         inner.calls.lock().retain(|_, call| call.session.as_deref() != Some(left));
     }
-    let orders = inner.world.lock().hear(&method, session.as_deref(), &params);
-    for (session, method, params) in orders {
+    // Whoever sees a new tab finds what it is told first on its way already.
+    let mut world = inner.world.lock();
+    for (session, method, params) in world.hear(&method, session.as_deref(), &params) {
         let id = inner.next.fetch_add(1, Ordering::Relaxed);
+        if method == LAST_ORDER {
+            world.opens(id, &session);
+        }
         if inner.out.try_send(self::message(id, Some(&session), method, params)).is_err() {
             tracing::warn!(method, "the browser does not listen");
         }
     }
+    drop(world);
     inner.changed.send_modify(|n| *n = n.wrapping_add(1));
 }
 

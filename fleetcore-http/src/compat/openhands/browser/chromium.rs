@@ -205,7 +205,10 @@ impl Chromium {
         });
         call("Target.setAutoAttach", attach).await?;
         call("Target.createTarget", json!({ "url": "about:blank" })).await?;
-        self.cdp.wait(|world| world.active().map(|_| ())).await.map_err(|e| format!("{e:?}"))
+        self.cdp
+            .wait(|world| world.active().filter(|(_, tab)| tab.ready).map(|_| ()))
+            .await
+            .map_err(|e| format!("{e:?}"))
     }
 
     /// Ends it, and waits for its end.
@@ -220,12 +223,17 @@ impl Chromium {
         }
         cdp.close();
         helper.stop().await;
+<<<<<<< HEAD
         if let Err(error) = remove(&profile).await {
+=======
+        if let Err(error) = remove(profile).await {
+>>>>>>> browse
             tracing::warn!(%error, "the browser's profile is not removed");
         }
     }
 }
 
+<<<<<<< HEAD
 /// Its processes may still be about to die of being killed, and write until then. They are no children of ours, so nobody
 /// says when they are gone.
 async fn remove(profile: &tempfile::TempDir) -> std::io::Result<()> {
@@ -234,13 +242,27 @@ async fn remove(profile: &tempfile::TempDir) -> std::io::Result<()> {
     let mut last = Ok(());
     for _ in 0..TRIES {
         last = match tokio::fs::remove_dir_all(profile.path()).await {
+=======
+/// Its processes may still be about to die, some of them by themselves, and write until then.
+async fn remove(profile: tempfile::TempDir) -> std::io::Result<()> {
+    const TRIES: usize = 50;
+    let mut again = tokio::time::interval(Duration::from_millis(20));
+    let path = profile.keep();
+    let mut last = Ok(());
+    for _ in 0..TRIES {
+        again.tick().await;
+        last = match tokio::fs::remove_dir_all(&path).await {
+>>>>>>> browse
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
         if last.is_ok() {
             break;
         }
+<<<<<<< HEAD
         tokio::time::sleep(BETWEEN).await;
+=======
+>>>>>>> browse
     }
     last
 }

@@ -1,5 +1,10 @@
 //! Looking at a page: its elements are marked, and then everything about it is asked for.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "only read: what a JSON value does not have is null, and no panic"
+)]
+
 use std::time::Duration;
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -7,8 +12,13 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
+<<<<<<< HEAD
     act::{Element, Fault, Page, open},
     cdp::{Cdp, Failed, taken},
+=======
+    act::{Element, Fault, Page},
+    cdp::{Cdp, Failed, part},
+>>>>>>> browse
     snapshot,
 };
 
@@ -40,7 +50,7 @@ pub(super) struct Seen {
 pub(super) async fn settle(cdp: &Cdp) -> Result<(), Fault> {
     let end = Instant::now() + SETTLE;
     loop {
-        if let Some(page) = Page::active(cdp) {
+        if let Some(page) = Page::active(cdp).filter(|_| cdp.world(|world| !world.busy())) {
             // Behind what its scripts are about to do.
             let ask = async {
                 let world = page.world(&page.target).await?;
@@ -53,19 +63,21 @@ pub(super) async fn settle(cdp: &Cdp) -> Result<(), Fault> {
                 Err(_) => return Ok(()),
             }
         }
-        let (busy, heard) = cdp.world(|world| {
-            (world.tabs.iter().any(|t| t.loading) || !world.downloads.is_empty(), world.heard)
-        });
+        let (busy, heard) = cdp.world(|world| (world.busy(), world.heard));
         let now = Instant::now();
         if now >= end || (!busy && now >= heard + QUIET) {
             return Ok(());
         }
         let until = if busy { end } else { (heard + QUIET).min(end) };
         // Something new, or quiet.
+<<<<<<< HEAD
         let news = cdp.wait(|world| {
             let busy_now = world.tabs.iter().any(|t| t.loading) || !world.downloads.is_empty();
             (world.heard > heard || busy_now != busy).then_some(())
         });
+=======
+        let news = cdp.wait(|world| (world.heard > heard || world.busy() != busy).then_some(()));
+>>>>>>> browse
         if let Ok(Err(_)) = tokio::time::timeout_at(until, news).await {
             return Err(Fault::Gone);
         }
@@ -76,10 +88,7 @@ pub(super) async fn settle(cdp: &Cdp) -> Result<(), Fault> {
 pub(super) async fn look(cdp: &Cdp, with_tree: bool) -> Result<Seen, Fault> {
     let mut last = Fault::Gone;
     for _ in 0..TRIES {
-        if cdp.world(|world| world.active().is_none()) {
-            open(cdp).await?;
-        }
-        let Some(page) = Page::active(cdp) else { continue };
+        let page = Page::ready(cdp).await?;
         match once(&page, with_tree).await {
             Ok(seen) => return Ok(seen),
             Err(Fault::Gone) => return Err(Fault::Gone),
@@ -92,7 +101,11 @@ pub(super) async fn look(cdp: &Cdp, with_tree: bool) -> Result<Seen, Fault> {
 }
 
 async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
+<<<<<<< HEAD
     let tree = taken(&mut page.call("Page.getFrameTree", json!({})).await?, "/frameTree");
+=======
+    let tree = part(page.call("Page.getFrameTree", json!({})).await?, "/frameTree");
+>>>>>>> browse
     mark(page, &tree, String::new(), 0).await?;
     let dom = json!({ "computedStyles": [], "includeDOMRects": true, "includePaintOrder": false });
     let dom = page.call("DOMSnapshot.captureSnapshot", dom).await?;
@@ -100,8 +113,13 @@ async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
     let focused = focused(page).await?;
     unmark(page, &tree).await;
     let picture = json!({ "format": "png" });
+<<<<<<< HEAD
     let mut picture = page.call("Page.captureScreenshot", picture).await?;
     let Value::String(screenshot) = taken(&mut picture, "/data") else {
+=======
+    let picture = page.call("Page.captureScreenshot", picture).await?;
+    let Value::String(screenshot) = part(picture, "/data") else {
+>>>>>>> browse
         return Err(Fault::Raised("Error: Protocol error (Page.captureScreenshot): no picture".to_owned()));
     };
     let read = tokio::task::spawn_blocking(move || (snapshot::properties(&dom), dom)).await;
@@ -171,12 +189,16 @@ fn frames(tree: &Value) -> Vec<String> {
 async fn merged(page: &Page, tree: &Value) -> Result<Value, Fault> {
     let mut trees = Vec::new();
     for frame in frames(tree) {
-        let mut answer = match page.call("Accessibility.getFullAXTree", json!({ "frameId": frame })).await {
+        let answer = match page.call("Accessibility.getFullAXTree", json!({ "frameId": frame })).await {
             // A frame of another process, or one that is gone.
             Err(Failed::Said(_)) if !trees.is_empty() => continue,
             other => other?,
         };
+<<<<<<< HEAD
         if let Value::Array(mut nodes) = taken(&mut answer, "/nodes") {
+=======
+        if let Value::Array(mut nodes) = part(answer, "/nodes") {
+>>>>>>> browse
             nodes.iter_mut().for_each(bid);
             trees.push((frame, nodes));
         }
@@ -217,7 +239,7 @@ fn bid(node: &mut Value) {
             if rest.is_empty() {
                 properties.remove(at);
             } else {
-                property["value"]["value"] = rest.into();
+                set(property, "/value/value", rest);
             }
         }
     }
@@ -229,11 +251,17 @@ fn bid(node: &mut Value) {
             Some(map) if rest.is_empty() => {
                 map.remove("description");
             }
-            _ => node["description"]["value"] = rest.into(),
+            _ => set(node, "/description/value", rest),
         }
     }
     if let (Some(found), Some(map)) = (found, node.as_object_mut()) {
         map.insert("browsergym_id".to_owned(), found.into());
+    }
+}
+
+fn set(of: &mut Value, pointer: &str, text: &str) {
+    if let Some(value) = of.pointer_mut(pointer) {
+        *value = text.into();
     }
 }
 

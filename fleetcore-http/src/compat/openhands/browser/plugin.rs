@@ -208,21 +208,17 @@ impl Browser {
 
 async fn run(chromium: &Chromium, steps: &[Step], cwd: &str) -> Result<(), Fault> {
     for step in steps {
-        let Some(page) = Page::active(&chromium.cdp) else {
-            super::act::open(&chromium.cdp).await?;
-            continue;
-        };
+        let page = Page::ready(&chromium.cdp).await?;
         page.step(step, cwd).await?;
     }
     Ok(())
 }
 
-/// Whether the page can be used again, once what it does is stopped.
+/// Whether the page can be used again, once it stops loading. Its scripts are not stopped: that might hit one of ours.
 async fn well(chromium: &Chromium) -> bool {
     let Some(page) = Page::active(&chromium.cdp) else { return false };
     let stop = async {
         page.call("Page.stopLoading", json!({})).await.ok()?;
-        page.call("Runtime.terminateExecution", json!({})).await.ok()?;
         let world = page.world(&page.target).await.ok()?;
         page.run(world, "settled", Vec::new(), true).await.ok()
     };

@@ -1,5 +1,10 @@
 //! A snapshot of all documents of a page: where elements are, and what is in them.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "only read: what a JSON value does not have is null, and no panic"
+)]
+
 use serde_json::{Map, Value, json};
 
 /// Marks in the page.

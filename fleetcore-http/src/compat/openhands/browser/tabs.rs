@@ -1,5 +1,12 @@
 //! What the browser tells by itself: its tabs, what they load, dialogs, downloads.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "only read: what a JSON value does not have is null, and no panic"
+)]
+
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -8,6 +15,9 @@ use super::cdp::Order;
 /// The original's viewport.
 pub(super) const VIEWPORT: (u32, u32) = (1280, 720);
 
+/// The last thing a new tab is told: once this is answered it can be used.
+pub(super) const LAST_ORDER: &str = "Runtime.runIfWaitingForDebugger";
+
 /// A page.
 #[derive(Clone, Debug)]
 pub(super) struct Tab {
@@ -15,6 +25,8 @@ pub(super) struct Tab {
     pub(super) target: String,
     pub(super) session: String,
     pub(super) url: String,
+    /// It has heard everything a new one is told; before, it would not tell what it does.
+    pub(super) ready: bool,
     pub(super) loading: bool,
     /// Which document was loaded to its end.
     pub(super) loaded: Option<String>,
@@ -32,6 +44,8 @@ pub(super) struct World {
     pub(super) tabs: Vec<Tab>,
     /// Targets; the last one is active.
     history: Vec<String>,
+    /// Calls whose answer makes a tab one that can be used, and its session.
+    opening: HashMap<u64, String>,
     /// Downloads that run.
     pub(super) downloads: Vec<String>,
     /// When the browser last told something.
@@ -47,6 +61,7 @@ impl Default for World {
         Self {
             tabs: Vec::new(),
             history: Vec::new(),
+            opening: HashMap::new(),
             downloads: Vec::new(),
             heard: Instant::now(),
             dragged: None,
@@ -56,6 +71,23 @@ impl Default for World {
 }
 
 impl World {
+    /// This call is the last order to the tab of a session.
+    pub(super) fn opens(&mut self, call: u64, session: &str) {
+        self.opening.insert(call, session.to_owned());
+    }
+
+    /// A call was answered; whether that makes a tab one that can be used.
+    pub(super) fn answered(&mut self, call: u64) -> bool {
+        let Some(session) = self.opening.remove(&call) else { return false };
+        let tab = self.tabs.iter_mut().find(|tab| tab.session == session);
+        tab.map(|tab| tab.ready = true).is_some()
+    }
+
+    /// Whether something is about to be another page, or about to arrive.
+    pub(super) fn busy(&self) -> bool {
+        self.tabs.iter().any(|tab| tab.loading || !tab.ready) || !self.downloads.is_empty()
+    }
+
     /// Makes a tab the active one.
     pub(super) fn activate(&mut self, target: &str) {
         self.history.retain(|t| t != target);
@@ -84,6 +116,7 @@ impl World {
             "Target.attachedToTarget" => return self.attached(params),
             "Target.detachedFromTarget" => {
                 let gone = text("sessionId");
+                self.opening.retain(|_, session| session != gone);
                 if let Some(at) = self.tabs.iter().position(|t| t.session == gone) {
                     let tab = self.tabs.remove(at);
                     self.history.retain(|t| *t != tab.target);
@@ -138,6 +171,7 @@ impl World {
                 target: target.clone(),
                 session: session.clone(),
                 url: if url.is_empty() { "about:blank" } else { url }.to_owned(),
+                ready: false,
                 loading: false,
                 loaded: None,
                 committed: None,
@@ -156,7 +190,7 @@ impl World {
                 (session.clone(), "Emulation.setFocusEmulationEnabled", json!({ "enabled": true })),
             ]);
         }
-        orders.push((session, "Runtime.runIfWaitingForDebugger", json!({})));
+        orders.push((session, LAST_ORDER, json!({})));
         orders
     }
 }

@@ -1,5 +1,10 @@
 //! The accessibility tree as text.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "only read: what a JSON value does not have is null, and no panic"
+)]
+
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
