@@ -12,11 +12,7 @@ use serde_json::{Value, json};
 use super::{
     super::python::Py,
     bind::{Button, Step},
-<<<<<<< HEAD
-    cdp::{CLOSED, Cdp, Failed, taken},
-=======
     cdp::{CLOSED, Cdp, Failed, part},
->>>>>>> browse
     keys::{self, Key},
     tabs::Tab,
 };
@@ -103,11 +99,7 @@ impl Page {
     /// Our world in a frame.
     pub(super) async fn world(&self, frame: &str) -> Result<Value, Failed> {
         let params = json!({ "frameId": frame, "worldName": WORLD });
-<<<<<<< HEAD
-        Ok(taken(&mut self.call("Page.createIsolatedWorld", params).await?, "/executionContextId"))
-=======
         Ok(part(self.call("Page.createIsolatedWorld", params).await?, "/executionContextId"))
->>>>>>> browse
     }
 
     /// One of our functions in a world (a number) or of an element (a text); its value, or the element it found.
@@ -133,11 +125,7 @@ impl Page {
             let text = wrong["exception"]["description"].as_str().or(wrong["text"].as_str());
             return Err(Failed::Said(text.unwrap_or("exception").to_owned()));
         }
-<<<<<<< HEAD
-        Ok(taken(&mut answer, if value { "/result/value" } else { "/result/objectId" }))
-=======
         Ok(part(answer, if value { "/result/value" } else { "/result/objectId" }))
->>>>>>> browse
     }
 
     /// One of our functions of an element; its value.

@@ -213,11 +213,6 @@ async fn read(from: impl AsyncRead + Unpin, inner: Arc<Inner>) {
     inner.calls.lock().clear();
 }
 
-/// Takes a part of an answer; null when it is not there.
-pub(super) fn taken(answer: &mut Value, pointer: &str) -> Value {
-    answer.pointer_mut(pointer).map(Value::take).unwrap_or_default()
-}
-
 fn take(inner: &Inner, mut message: Value) {
     if let Some(id) = message.get("id").and_then(Value::as_u64) {
         let opened = inner.world.lock().answered(id);

@@ -223,26 +223,12 @@ impl Chromium {
         }
         cdp.close();
         helper.stop().await;
-<<<<<<< HEAD
-        if let Err(error) = remove(&profile).await {
-=======
         if let Err(error) = remove(profile).await {
->>>>>>> browse
             tracing::warn!(%error, "the browser's profile is not removed");
         }
     }
 }
 
-<<<<<<< HEAD
-/// Its processes may still be about to die of being killed, and write until then. They are no children of ours, so nobody
-/// says when they are gone.
-async fn remove(profile: &tempfile::TempDir) -> std::io::Result<()> {
-    const TRIES: usize = 50;
-    const BETWEEN: Duration = Duration::from_millis(20);
-    let mut last = Ok(());
-    for _ in 0..TRIES {
-        last = match tokio::fs::remove_dir_all(profile.path()).await {
-=======
 /// Its processes may still be about to die, some of them by themselves, and write until then.
 async fn remove(profile: tempfile::TempDir) -> std::io::Result<()> {
     const TRIES: usize = 50;
@@ -252,17 +238,12 @@ async fn remove(profile: tempfile::TempDir) -> std::io::Result<()> {
     for _ in 0..TRIES {
         again.tick().await;
         last = match tokio::fs::remove_dir_all(&path).await {
->>>>>>> browse
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
         if last.is_ok() {
             break;
         }
-<<<<<<< HEAD
-        tokio::time::sleep(BETWEEN).await;
-=======
->>>>>>> browse
     }
     last
 }

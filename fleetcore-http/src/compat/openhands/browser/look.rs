@@ -12,13 +12,8 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::{
-<<<<<<< HEAD
-    act::{Element, Fault, Page, open},
-    cdp::{Cdp, Failed, taken},
-=======
     act::{Element, Fault, Page},
     cdp::{Cdp, Failed, part},
->>>>>>> browse
     snapshot,
 };
 
@@ -70,14 +65,7 @@ pub(super) async fn settle(cdp: &Cdp) -> Result<(), Fault> {
         }
         let until = if busy { end } else { (heard + QUIET).min(end) };
         // Something new, or quiet.
-<<<<<<< HEAD
-        let news = cdp.wait(|world| {
-            let busy_now = world.tabs.iter().any(|t| t.loading) || !world.downloads.is_empty();
-            (world.heard > heard || busy_now != busy).then_some(())
-        });
-=======
         let news = cdp.wait(|world| (world.heard > heard || world.busy() != busy).then_some(()));
->>>>>>> browse
         if let Ok(Err(_)) = tokio::time::timeout_at(until, news).await {
             return Err(Fault::Gone);
         }
@@ -101,11 +89,7 @@ pub(super) async fn look(cdp: &Cdp, with_tree: bool) -> Result<Seen, Fault> {
 }
 
 async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
-<<<<<<< HEAD
-    let tree = taken(&mut page.call("Page.getFrameTree", json!({})).await?, "/frameTree");
-=======
     let tree = part(page.call("Page.getFrameTree", json!({})).await?, "/frameTree");
->>>>>>> browse
     mark(page, &tree, String::new(), 0).await?;
     let dom = json!({ "computedStyles": [], "includeDOMRects": true, "includePaintOrder": false });
     let dom = page.call("DOMSnapshot.captureSnapshot", dom).await?;
@@ -113,13 +97,8 @@ async fn once(page: &Page, with_tree: bool) -> Result<Seen, Fault> {
     let focused = focused(page).await?;
     unmark(page, &tree).await;
     let picture = json!({ "format": "png" });
-<<<<<<< HEAD
-    let mut picture = page.call("Page.captureScreenshot", picture).await?;
-    let Value::String(screenshot) = taken(&mut picture, "/data") else {
-=======
     let picture = page.call("Page.captureScreenshot", picture).await?;
     let Value::String(screenshot) = part(picture, "/data") else {
->>>>>>> browse
         return Err(Fault::Raised("Error: Protocol error (Page.captureScreenshot): no picture".to_owned()));
     };
     let read = tokio::task::spawn_blocking(move || (snapshot::properties(&dom), dom)).await;
@@ -194,11 +173,7 @@ async fn merged(page: &Page, tree: &Value) -> Result<Value, Fault> {
             Err(Failed::Said(_)) if !trees.is_empty() => continue,
             other => other?,
         };
-<<<<<<< HEAD
-        if let Value::Array(mut nodes) = taken(&mut answer, "/nodes") {
-=======
         if let Value::Array(mut nodes) = part(answer, "/nodes") {
->>>>>>> browse
             nodes.iter_mut().for_each(bid);
             trees.push((frame, nodes));
         }
