@@ -233,7 +233,7 @@ impl Chromium {
 async fn remove(profile: tempfile::TempDir) -> std::io::Result<()> {
     const TRIES: usize = 50;
     let mut again = tokio::time::interval(Duration::from_millis(20));
-    let path = profile.keep();
+    let path = profile.path().to_owned();
     let mut last = Ok(());
     for _ in 0..TRIES {
         again.tick().await;
