@@ -190,11 +190,12 @@ fn processes_are_listed() {
         assert_eq!(ask(&runtime.address, "GET", path, "", "").0, 403, "{path}");
     }
     assert_eq!(ask(&runtime.address, "POST", "/execute_action", KEY, &run("sleep 1000 & disown")).0, 200);
-    let (status, list) = ask(&runtime.address, "GET", "/server_info/processes", KEY, "");
-    assert!(
-        status == 200 && list.contains(r#""name":"bash""#) && list.contains(r#""name":"sleep""#),
-        "{list}"
-    );
+    // A process is a copy of its shell until it has become its program.
+    wait_for(|| {
+        let (status, list) = ask(&runtime.address, "GET", "/server_info/processes", KEY, "");
+        assert!(status == 200 && list.contains(r#""name":"bash""#), "{list}");
+        list.contains(r#""name":"sleep""#)
+    });
     let (status, metrics) = ask(&runtime.address, "GET", "/metrics", KEY, "");
     assert!(status == 200 && metrics.contains("fleetcore_runtime_processes 2\n"), "{metrics}");
     assert!(metrics.contains("fleetcore_runtime_actions_total 1\n"), "{metrics}");

@@ -141,7 +141,7 @@ impl Watch {
             for _ in 0..group.kills().min(REMEMBERED as u64) {
                 let (limit_bytes, used_bytes) = (self.limit_bytes, self.limit_bytes);
                 tracing::warn!(limit_bytes, "the kernel ended a process: the memory limit is reached");
-                tell(&self.state, Killed { process: None, held_bytes: 0, used_bytes, limit_bytes });
+                self.state.lock().tell(Killed { process: None, held_bytes: 0, used_bytes, limit_bytes });
             }
         }
         // More than they can hold together: what is shared counts several times.
@@ -160,7 +160,9 @@ impl Watch {
                 break;
             }
             let Some((held_bytes, process)) = held.pop() else { break };
-            if kill(&process) {
+            // Whoever sees it dead finds it told: those who ask wait for the lock.
+            let mut state = self.state.lock();
+            if let Some(dying) = kill(&process) {
                 let (limit_bytes, used_bytes) = (self.limit_bytes, used);
                 let Process { pid, name, .. } = process;
                 tracing::warn!(
@@ -171,7 +173,9 @@ impl Watch {
                     limit_bytes,
                     "the memory limit is exceeded: the largest process was ended"
                 );
-                tell(&self.state, Killed { process: Some((pid, name)), held_bytes, used_bytes, limit_bytes });
+                state.tell(Killed { process: Some((pid, name)), held_bytes, used_bytes, limit_bytes });
+                drop(state);
+                dying.wait();
             }
             used = used.saturating_sub(held_bytes);
         }
@@ -179,13 +183,14 @@ impl Watch {
     }
 }
 
-fn tell(state: &Mutex<State>, killed: Killed) {
-    let mut state = state.lock();
-    state.total += 1;
-    if state.recent.len() == REMEMBERED {
-        state.recent.pop_front();
+impl State {
+    fn tell(&mut self, killed: Killed) {
+        self.total += 1;
+        if self.recent.len() == REMEMBERED {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(killed);
     }
-    state.recent.push_back(killed);
 }
 
 /// How long processes that hold `used` cannot reach `limit`, within bounds. `took` is how long the look took.
@@ -217,7 +222,7 @@ mod tests {
         let guard =
             MemoryGuard { state: Arc::clone(&state), limit_bytes: 1, by_kernel: false, _alive: alive };
         for n in 0..70_u64 {
-            tell(&state, Killed { process: None, held_bytes: n, used_bytes: 0, limit_bytes: 1 });
+            state.lock().tell(Killed { process: None, held_bytes: n, used_bytes: 0, limit_bytes: 1 });
         }
         let (all, seen) = guard.since(0);
         assert_eq!((all.len(), all[0].held_bytes, seen), (64, 6, 70));

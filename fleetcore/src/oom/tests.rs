@@ -44,14 +44,16 @@ fn marked_processes_and_what_they_start_are_found() {
         names
     };
     until(|| names() == ["sh", "sleep", "sleep"]);
-    let orphan =
-        marked.list().into_iter().find(|p| p.name == "sleep" && p.parent != child.id() as i32).unwrap();
-    assert!(orphan.resident_bytes > 0 && orphan.threads == 1 && orphan.state == 'S', "{orphan:?}");
+    let find =
+        || marked.list().into_iter().find(|p| p.name == "sleep" && p.parent != child.id() as i32).unwrap();
+    until(|| find().state == 'S');
+    let orphan = find();
+    assert!(orphan.resident_bytes > 0 && orphan.threads == 1, "{orphan:?}");
     drop(child.stdin.take());
     child.wait().unwrap();
     until(|| names() == ["sleep"]);
-    assert!(super::kill::kill(&orphan));
-    assert!(!super::kill::kill(&orphan), "it is dead");
+    super::kill::kill(&orphan).unwrap().wait();
+    assert!(super::kill::kill(&orphan).is_none(), "it is dead");
     until(|| names().is_empty());
 }
 
@@ -93,6 +95,6 @@ fn what_is_shared_counts_once() {
     child.wait().unwrap();
     until(|| marked.list().iter().all(|p| p.name != "bash"));
     for sleeper in marked.list() {
-        super::kill::kill(&sleeper);
+        drop(super::kill::kill(&sleeper));
     }
 }
