@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{App, compat::Call};
 
+/// The memory limit of a runtime that has its machine for itself.
+const MEMORY_LIMIT: &str = "RUNTIME_MAX_MEMORY_GB";
 /// Of the server's own environment, what helpers on this host get: nothing that may be a secret.
 const HARMLESS: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ"];
 
@@ -70,6 +72,13 @@ impl Hosted {
                 .with_context("plugin", plugin)
                 .with_context("target", machine.target())
                 .with_context("hint", "only jupyter and agent_skills, and only on the server's own host"));
+        }
+        if spec.env.contains_key(MEMORY_LIMIT) {
+            // It would take processes out of the sandbox's own groups, and elsewhere it would hold nothing.
+            return Err(Error::invalid(
+                "env",
+                format!("without {MEMORY_LIMIT}; a new sandbox has memory_bytes"),
+            ));
         }
         let mut env = BTreeMap::new();
         if here {

@@ -28,6 +28,9 @@ const WORKSPACE: &str = "/home/sandbox/workspace";
 const CPUS: u32 = 2;
 const MEMORY_BYTES: u64 = 4 << 30;
 const PROCESSES: u32 = 1024;
+/// Fewest processes a new sandbox may be limited to: the shell, what it runs, and what helps with files. With fewer it
+/// would not start, and take its time over that.
+const LEAST_PROCESSES: u32 = 32;
 /// Longest the end of a sandbox may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 /// Letters and digits of an id that nobody mistakes for another.
@@ -147,6 +150,12 @@ impl Runtimes {
 
     /// Checks a request.
     pub(super) fn plan(&self, actor: &Actor, request: CreateRuntime) -> Result<Plan, Problem> {
+        if request.processes.is_some_and(|n| n < LEAST_PROCESSES) {
+            return Err(Problem::invalid("processes", format!("at least {LEAST_PROCESSES}")));
+        }
+        if request.no_change_timeout_s == Some(0) {
+            return Err(Problem::invalid("no_change_timeout_s", "at least 1"));
+        }
         let id = new_id();
         let (target, sandbox) = match &request.target {
             Some(target) => {
