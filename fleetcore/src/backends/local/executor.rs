@@ -74,6 +74,7 @@ impl Local {
 
     /// Commands of this host that live in `place`. They inherit no environment, cannot switch users, and files are
     /// reached through commands.
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
     pub(in crate::backends) fn inside(&self, place: Arc<Place>) -> Self {
         Self { place: Some(place), ..self.clone() }
     }
