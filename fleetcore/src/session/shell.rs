@@ -12,7 +12,7 @@ use super::{
     marks::Flavour,
     render, setup,
     tap::Tap,
-    track::{Phase, Tracker},
+    track::{Phase, Slot, Tracker},
     wait::{Expect, wait},
 };
 use crate::{
@@ -36,6 +36,15 @@ const CTRL_C: &[u8] = b"\x03";
 /// How long a continuation prompt may take to answer Ctrl-C before it is typed again; doubles each time. Readline
 /// overlooks a signal that comes between drawing the prompt and waiting for a key, until the next key.
 const RETRY_CTRL_C: Duration = Duration::from_millis(50);
+/// A shell that is about to start a program has the signal itself, and heeds it when the program has ended. Output
+/// less than this ago means that it may have been so.
+const MAY_FORK: Duration = Duration::from_secs(1);
+/// How long the answer to such a Ctrl-C may take before it is typed again, as a person would; doubles each time.
+const UNHEEDED_CTRL_C: Duration = Duration::from_millis(100);
+/// How often it is typed again to a program.
+const UNHEEDED_TIMES: usize = 2;
+/// What a terminal shows of Ctrl-C, `^C`, and the new line that bash then begins.
+const CTRL_C_ECHO_BYTES: u64 = 4;
 
 /// A persistent bash, or POSIX `sh` where there is no bash, over any executor that has pseudo-terminals.
 ///
@@ -146,6 +155,26 @@ impl ShellSession {
         tokio::spawn(write).await.map_err(gone)?
     }
 
+    /// Types Ctrl-C again while no program has started, and while nothing but its echo has come since `before`, when
+    /// it was typed first.
+    async fn until_heeded(&self, slot: &Slot, before: u64) {
+        let mut pause = UNHEEDED_CTRL_C;
+        let mut times = UNHEEDED_TIMES;
+        while tokio::time::timeout(pause, self.tracker.until(|| !slot.running())).await.is_err() {
+            if slot.started() {
+                if times == 0 || self.tracker.position() > before + CTRL_C_ECHO_BYTES {
+                    return;
+                }
+                times -= 1;
+            }
+            self.tracker.interrupted_again();
+            if self.put(CTRL_C).await.is_err() {
+                return; // the shell has ended
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
     /// Waits until the shell reads, so that what is typed meets readline and not the bare terminal.
     async fn prompt(&self, policy: &WaitPolicy) -> Result<()> {
         let Phase::Prompting(since) = self.tracker.phase() else { return Ok(()) };
@@ -253,9 +282,20 @@ impl Session for ShellSession {
             let started = self.tracker.until(|| slot.started());
             let limit = policy.soft_timeout.map_or(PROMPT_LIMIT, |soft| soft.min(PROMPT_LIMIT));
             let _ = tokio::time::timeout(limit, started).await; // late or not, it is typed
+            let lively = !slot.started() || self.tracker.last_output().elapsed() < MAY_FORK;
+            let before = self.tracker.position();
             match self.put(CTRL_C).await {
                 Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("interrupt")),
                 _ => {}
+            }
+            if lively {
+                let turn = wait(&self.tracker, &self.command, &slot, &policy, &expect);
+                tokio::pin!(turn);
+                tokio::select! {
+                    turn = &mut turn => return turn,
+                    () = self.until_heeded(&slot, before) => {}
+                }
+                return turn.await;
             }
         }
         wait(&self.tracker, &self.command, &slot, &policy, &expect).await

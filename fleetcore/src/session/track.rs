@@ -89,11 +89,11 @@ impl Slot {
         self.state.lock().done.is_none()
     }
 
-    /// Whether the shell has read all that `run` typed: it has begun to run the command, is through with it, or
-    /// asks for more.
+    /// Whether the shell has read all that was typed: it has begun to run the command, is through with it, or asks for
+    /// more.
     pub(super) fn started(&self) -> bool {
         let state = self.state.lock();
-        !self.by_run || state.command_start.is_some() || state.done.is_some() || state.asks
+        state.command_start.is_some() || state.done.is_some() || state.asks
     }
 
     /// The text will be handed to the shell once it has begun to read it.
@@ -563,10 +563,10 @@ impl State {
         }
         let Some(slot) = &self.slot else { return false };
         let mut inner = slot.state.lock();
-        if !slot.by_run || inner.done.is_some() || inner.refused {
+        if inner.done.is_some() || inner.refused {
             return false;
         }
-        if self.on_incomplete == OnIncomplete::Wait {
+        if !slot.by_run || self.on_incomplete == OnIncomplete::Wait {
             inner.asks = true;
             return false;
         }
