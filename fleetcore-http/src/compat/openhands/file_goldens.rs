@@ -18,7 +18,12 @@ use fleetcore::Fleet;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::{archive, edit::EditArgs, files::Workspace, list, viewer};
+use super::{
+    action::{self, Act, Deed},
+    archive,
+    files::Workspace,
+    list, viewer,
+};
 
 /// What the records say the working directory is.
 const RECORDED: &str = "/workspace";
@@ -163,16 +168,16 @@ impl Replay {
         String::from_utf8_lossy(&run.stdout).trim().to_owned()
     }
 
-    /// Status and body of an action.
-    async fn act(&mut self, action: &Value) -> (u16, Value) {
-        let args = action["args"].clone();
-        let cwd = self.cwd.clone();
-        let done = match action["action"].as_str().unwrap() {
-            "read" => self.workspace.read(&cwd, &serde_json::from_value(args).unwrap()).await,
-            "write" => self.workspace.write(&cwd, &serde_json::from_value(args).unwrap()).await,
-            "edit" => self.workspace.edit(&serde_json::from_value::<EditArgs>(args).unwrap()).await,
-            "run" => return (200, json!({ "content": self.shell(args["command"].as_str().unwrap()) })),
-            other => panic!("{other}"),
+    /// Status and body of a request to act.
+    async fn act(&mut self, body: &Value) -> (u16, Value) {
+        let event = action::parse(body.to_string().as_bytes(), Some("application/json")).unwrap();
+        let Act::Do(deed) = event.act else { panic!("{event:?}") };
+        let done = match *deed {
+            Deed::Read(args) => self.workspace.read(&self.cwd, &args).await,
+            Deed::Write(args) => self.workspace.write(&self.cwd, &args).await,
+            Deed::Edit(args) => self.workspace.edit(&args).await,
+            Deed::Run(args) => return (200, json!({ "content": self.shell(&args.command) })),
+            other => panic!("{other:?}"),
         };
         match done {
             Ok(observation) => (200, serde_json::to_value(&observation).unwrap()),
@@ -219,7 +224,7 @@ impl Replay {
         let marked = record["records_defect"] == true;
         assert!(!marked || different.is_some(), "{name} is marked as a defect");
         let (status, body, files) = if request["path"] == "/execute_action" {
-            let (status, body) = self.act(&request["json"]["action"]).await;
+            let (status, body) = self.act(&request["json"]).await;
             (status, body, None)
         } else {
             answer(self.http(&request).await).await
