@@ -14,6 +14,7 @@ use fleetcore_http::{
     App, Stores,
     compat::{self, Call, Listener},
 };
+use fleetcore_testkit::eventually;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -100,13 +101,10 @@ impl Running {
             .timeout(LIMIT)
             .build()
             .unwrap();
-        let ready = async {
-            while http.get(format!("{url}/alive")).send().await.unwrap().status() != 200 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
+        let alive =
+            async || (http.get(format!("{url}/alive")).send().await.unwrap().status() == 200).then_some(());
         tokio::select! {
-            () = ready => {}
+            () = eventually("it is ready", alive) => {}
             ended = &mut task => panic!("it does not start: {:?}", ended.unwrap()),
         }
         Self { url, dir, work, viewer, http, shutdown, task: Some(task) }
@@ -206,7 +204,8 @@ pub(crate) async fn replay(name: &str, more_env: &[(&str, &str)]) {
     let mut same = 0;
     for case in &cases {
         if let Some(seconds) = case.get("sleep_s").and_then(Value::as_f64) {
-            // What was recorded had this much time in between.
+            // What was recorded had this much time in between, and what is answered next tells how much was done in it:
+            // there is nothing else to wait for.
             tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
             continue;
         }
