@@ -14,7 +14,7 @@ use fleetcore_http::{
     App, Stores,
     compat::{self, Call, Listener},
 };
-use fleetcore_testkit::eventually;
+use fleetcore_testkit::{contract, eventually};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,24 +24,13 @@ use crate::{compare::masked, differences};
 /// Nothing here takes nearly as long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-pub(crate) fn contracts() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("FLEETCORE_CONTRACTS") {
-        return Some(PathBuf::from(dir).join("openhands-runtime"));
-    }
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().map(|a| a.join("shared/contracts/openhands-runtime")).find(|p| p.is_dir())
-}
-
 /// Lines of a recording; `None`, said loudly, when there is none.
 pub(crate) fn recorded(session: &str) -> Option<(Vec<Value>, Value)> {
-    let Some(dir) = contracts() else {
-        eprintln!("SKIPPED: no recordings of OpenHands; set FLEETCORE_CONTRACTS to the contracts directory");
-        return None;
-    };
+    let dir = contract("openhands-runtime")?;
     let all: Value = serde_json::from_slice(&std::fs::read(dir.join("sessions.json")).unwrap()).unwrap();
     let session = all[session].clone();
-    let text = std::fs::read_to_string(dir.join(session["file"].as_str().unwrap())).unwrap();
-    Some((text.lines().map(|l| serde_json::from_str(l).unwrap()).collect(), session))
+    let lines = fleetcore_testkit::recorded("openhands-runtime", session["file"].as_str().unwrap())?;
+    Some((lines, session))
 }
 
 /// A runtime that runs.

@@ -1,10 +1,9 @@
-//! Recorded exchanges about files, replayed. Set `FLEETCORE_OPENHANDS` to the folder with the records, if it is not
-//! `shared/contracts/openhands-runtime` in a directory above.
+//! Recorded exchanges about files, replayed.
 
 use std::{
     collections::HashSet,
     io::{Cursor, Read},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
@@ -119,16 +118,7 @@ const ELSEWHERE: &[&str] = &[
 const NEED_ROOT: &[&str] = &["write-new-cat", "upload-simple-check"];
 
 fn recorded(session: &str) -> Option<Vec<Value>> {
-    let dir = std::env::var_os("FLEETCORE_OPENHANDS").map(PathBuf::from).or_else(|| {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        here.ancestors().map(|a| a.join("shared/contracts/openhands-runtime")).find(|p| p.is_dir())
-    });
-    let Some(dir) = dir else {
-        eprintln!("SKIPPED: no recorded data of OpenHands; set FLEETCORE_OPENHANDS");
-        return None;
-    };
-    let text = std::fs::read_to_string(dir.join(session).with_extension("jsonl")).unwrap();
-    Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    fleetcore_testkit::recorded("openhands-runtime", &format!("{session}.jsonl"))
 }
 
 struct Replay {
