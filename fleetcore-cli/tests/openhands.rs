@@ -4,13 +4,13 @@
 mod common;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
     os::unix::process::ExitStatusExt as _,
     process::{Child, ChildStdout, Stdio},
 };
 
-use common::{Home, signal_child, wait_for};
+use common::{Home, ask, send, signal_child, wait_for};
 use rustix::process::Signal;
 
 const KEY: &str = "X-Session-API-Key: s3cret\r\n";
@@ -46,23 +46,6 @@ fn start(home: &Home, env: &[(&str, &str)]) -> Runtime {
     // It answers from the beginning, and says when it is ready.
     wait_for(|| ask(&runtime.address, "GET", "/alive", "", "").0 == 200);
     runtime
-}
-
-fn send(address: &str, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
-    )
-    .unwrap();
-    stream
-}
-
-fn ask(address: &str, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-    let mut all = String::new();
-    send(address, method, path, headers, body).read_to_string(&mut all).unwrap();
-    (all[9..12].parse().unwrap(), all)
 }
 
 fn run(command: &str) -> String {

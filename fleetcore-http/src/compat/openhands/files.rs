@@ -9,7 +9,6 @@ use fleetcore::{
     editor::{Document, Editor, is_binary},
 };
 use futures::StreamExt;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::observation::{Observation, Source};
@@ -35,39 +34,29 @@ pub(super) struct Workspace {
 }
 
 /// Arguments of `read`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct ReadArgs {
     pub(super) path: String,
-    #[serde(default)]
     pub(super) start: i64,
-    #[serde(default = "to_the_end")]
+    /// -1 is the end.
     pub(super) end: i64,
-    /// `oh_aci` for the editor's view.
-    #[serde(default)]
-    pub(super) impl_source: String,
+    /// With the editor's eyes.
+    pub(super) editor: bool,
     /// What lines the editor shows. Of any type: what is wrong with it is part of what it shows.
-    #[serde(default)]
     pub(super) view_range: Value,
 }
 
 /// Arguments of `write`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct WriteArgs {
     pub(super) path: String,
     pub(super) content: String,
-    #[serde(default)]
     pub(super) start: Bound,
-    #[serde(default = "Bound::end")]
     pub(super) end: Bound,
 }
 
-fn to_the_end() -> i64 {
-    -1
-}
-
 /// Where a slice of Python's begins or ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Value")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     At(i64),
     /// `None`: where the lines begin or end.
@@ -128,7 +117,7 @@ impl Workspace {
     /// The text of an HTTP 500.
     pub(super) async fn read(&self, cwd: &str, args: &ReadArgs) -> Result<Observation, String> {
         let sent = &args.path;
-        if args.impl_source == "oh_aci" {
+        if args.editor {
             return self.view(sent, &args.view_range).await;
         }
         let path = resolve(cwd, sent);
@@ -498,7 +487,7 @@ mod tests {
     }
 
     fn bound(json: &str) -> Bound {
-        serde_json::from_str(json).unwrap()
+        serde_json::from_str::<Value>(json).unwrap().into()
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod info;
 mod jupyter;
 mod list;
 mod mcp;
+mod nolink;
 mod observation;
 mod options;
 mod python;

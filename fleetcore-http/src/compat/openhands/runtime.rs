@@ -4,7 +4,9 @@ use std::sync::{Arc, OnceLock};
 
 use axum::{extract::Request, http::StatusCode, response::Response};
 use bytes::Bytes;
+use fleetcore::Result;
 use futures::{FutureExt as _, future::BoxFuture};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     action::{self, Act, Deed, Event, Refused},
@@ -60,15 +62,23 @@ impl std::fmt::Debug for Runtime {
 }
 
 impl Runtime {
-    /// One that is not ready yet.
-    pub(super) fn new(
-        options: Options,
-        resources: Resources,
-        queue: Queue,
-        proxy: Arc<Proxy>,
+    /// One that is not ready yet. It takes actions until `stop`.
+    ///
+    /// # Errors
+    /// Those of [`Resources::start`].
+    pub(super) fn start(
+        mut options: Options,
         watch: Arc<Watch>,
-    ) -> Self {
-        Self { options, info: Info::new(), resources, proxy, watch, queue, hands: OnceLock::new() }
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>> {
+        let resources = Resources::start(&mut options)?;
+        let (queue, turns) = Queue::new(stop.clone());
+        tasks.spawn(turns);
+        let dir = options.working_dir.clone().into();
+        let proxy = Proxy::new(options.key.clone(), options.env.clone(), dir, stop);
+        let hands = OnceLock::new();
+        Ok(Arc::new(Self { options, info: Info::new(), resources, proxy, watch, queue, hands }))
     }
 
     /// Actions that wait for their turn.
