@@ -190,6 +190,13 @@ impl ShellSession {
     }
 }
 
+/// Work that takes a screen, on a thread that may be busy with it.
+async fn busy<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(ErrorKind::Unavailable, "the runtime is shutting down").with_source(e))
+}
+
 /// Tells the tracker of the shell's end, and takes incomplete commands back. Ends with the shell.
 async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
     let end = handle.wait();
@@ -258,7 +265,10 @@ impl Session for ShellSession {
     }
 
     async fn send_keys(&self, keys: &[Key]) -> Result<()> {
-        let application = keys.iter().any(keys::depends_on_mode) && self.tracker.application_cursor_keys();
+        let application = keys.iter().any(keys::depends_on_mode) && {
+            let tracker = Arc::clone(&self.tracker);
+            busy(move || tracker.application_cursor_keys()).await?
+        };
         self.write(keys::encode(keys, application)?).await
     }
 
@@ -303,8 +313,8 @@ impl Session for ShellSession {
 
     async fn resize(&self, size: PtySize) -> Result<()> {
         self.command.resize(size).await.map_err(|e| e.with_context("session", &self.id))?;
-        self.tracker.resized(size);
-        Ok(())
+        let tracker = Arc::clone(&self.tracker);
+        busy(move || tracker.resized(size)).await
     }
 
     async fn stream(&self, from: Offset) -> Result<Box<dyn CommandStream>> {
@@ -333,20 +343,21 @@ impl Session for ShellSession {
     async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
         let Some(shown) = self.tracker.turn_bytes(turn.output.start) else {
             let text = self.text(turn.output.clone()).await?;
-            return Ok(render::render_text(&text, self.info().size, turn.output.end));
+            let (size, at) = (self.info().size, turn.output.end);
+            return busy(move || render::render_text(&text, size, at)).await;
         };
         let lines = self.scrollback_lines;
-        if shown.len() < RENDER_INLINE_BYTES {
-            return Ok(shown.render(lines));
+        if shown.len() < RENDER_INLINE_BYTES
+            && let Some(shown) = shown.render_lines(lines)
+        {
+            return Ok(shown);
         }
-        let failed = |e: tokio::task::JoinError| {
-            Error::new(ErrorKind::Unavailable, "the runtime is shutting down").with_source(e)
-        };
-        tokio::task::spawn_blocking(move || shown.render(lines)).await.map_err(failed)
+        busy(move || shown.render(lines)).await
     }
 
     async fn screen(&self) -> Result<Screen> {
-        Ok(self.tracker.screen())
+        let tracker = Arc::clone(&self.tracker);
+        busy(move || tracker.screen()).await
     }
 
     async fn ended(&self) -> Result<ExitStatus> {

@@ -99,7 +99,8 @@ impl Body {
             files,
             &options.working_dir,
             owner.map(|user| Owner { uid: user.uid, gid: user.uid }),
-        );
+        )
+        .on_this_host(here);
         let (shell, (jupyter, vscode)) = tokio::try_join!(shell, plugins(options, users.shell.clone()))?;
         Ok(Arc::new(Self { shell, workspace, jupyter, vscode, browser, here }))
     }

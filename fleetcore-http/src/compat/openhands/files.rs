@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fleetcore::{
     Error, ErrorKind, FileKind, Files, Owner, WriteOptions,
     editor::{Document, Editor, is_binary},
@@ -31,6 +31,8 @@ pub(super) struct Workspace {
     pub(super) working_dir: Arc<str>,
     /// Whose new files are.
     owner: Option<Owner>,
+    /// Its paths are paths of the host this program runs on.
+    pub(super) here: bool,
 }
 
 /// Arguments of `read`.
@@ -108,7 +110,13 @@ impl Workspace {
     /// whose the machine's files are.
     pub(super) fn new(files: Files, working_dir: &str, owner: Option<Owner>) -> Self {
         let editor = Editor::new(files.clone());
-        Self { files, editor, working_dir: working_dir.into(), owner }
+        Self { files, editor, working_dir: working_dir.into(), owner, here: false }
+    }
+
+    /// Says whether the machine is the host this program runs on.
+    pub(super) fn on_this_host(mut self, here: bool) -> Self {
+        self.here = here;
+        self
     }
 
     /// The `read` action. `cwd` is where the shell is now.
@@ -203,25 +211,26 @@ impl Workspace {
     /// A whole file, unless it is found binary early.
     async fn load(&self, path: &str, text: bool) -> fleetcore::Result<Loaded> {
         let mut stream = self.files.read_stream(path, 0, None).await?;
-        let mut all = BytesMut::new();
-        let mut only = Bytes::new();
+        let mut pieces: Vec<Bytes> = Vec::new();
+        let mut size = 0;
         while let Some(piece) = stream.next().await {
             let piece = piece?;
-            if only.is_empty() && all.is_empty() {
-                // Backends read in larger pieces than the test needs.
-                if text && is_binary(path, &piece) {
-                    return Ok(Loaded::Binary);
-                }
-                only = piece;
-                continue;
+            // Backends read in larger pieces than the test needs.
+            if text && pieces.is_empty() && is_binary(path, &piece) {
+                return Ok(Loaded::Binary);
             }
-            all.extend_from_slice(&std::mem::take(&mut only));
-            if all.len() + piece.len() > READ_MAX_BYTES {
+            size += piece.len();
+            // A file of one piece is as large as it is.
+            if size > READ_MAX_BYTES && !pieces.is_empty() {
                 return Err(Error::new(ErrorKind::InvalidInput, "File is too large to read at once"));
             }
-            all.extend_from_slice(&piece);
+            pieces.push(piece);
         }
-        Ok(Loaded::Bytes(if all.is_empty() { only } else { all.freeze() }))
+        if pieces.len() < 2 {
+            return Ok(Loaded::Bytes(pieces.pop().unwrap_or_default()));
+        }
+        let all = busy(size, move || Bytes::from(pieces.concat())).await;
+        all.map(Loaded::Bytes).map_err(|e| Error::new(ErrorKind::Unavailable, e))
     }
 
     async fn unreadable(&self, cwd: &str, path: &str, err: Error) -> Result<Observation, String> {
