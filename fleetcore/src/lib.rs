@@ -49,8 +49,6 @@ mod journal;
 pub mod layers;
 #[cfg(feature = "local")]
 pub mod oom;
-#[cfg(feature = "local")]
-mod procfs;
 pub mod raw;
 pub mod session;
 mod sim;

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::sys::cgroup::{hand_out, limit_memory};
+
 /// A group with a limit of its memory. Dropping it removes it, if nobody is left in it.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -73,23 +75,6 @@ impl Drop for Group {
             tracing::debug!(%error, dir = %self.dir.display(), "control group stays");
         }
     }
-}
-
-/// Limits the memory of the group `dir`.
-pub(crate) fn limit_memory(dir: &Path, bytes: u64) -> io::Result<()> {
-    fs::write(dir.join("memory.max"), bytes.to_string())?;
-    // Without this the limit would only move memory to the swap.
-    let _ = fs::write(dir.join("memory.swap.max"), "0");
-    Ok(())
-}
-
-/// Lets groups below `own` have limits by `controller`.
-pub(crate) fn hand_out(own: &Path, controller: &str) -> io::Result<()> {
-    let control = own.join("cgroup.subtree_control");
-    if fs::read_to_string(&control)?.split_ascii_whitespace().any(|c| c == controller) {
-        return Ok(());
-    }
-    fs::write(control, format!("+{controller}"))
 }
 
 /// Lets groups below `own` have limits of memory. A group that hands out controllers may not have processes of its own

@@ -14,7 +14,5 @@ mod processes;
 #[cfg(test)]
 mod tests;
 
-#[cfg(all(feature = "sandbox", target_os = "linux"))]
-pub(crate) use group::{hand_out, limit_memory};
 pub use guard::{Killed, MemoryGuard};
 pub use processes::{Marked, Process};

@@ -7,7 +7,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use crate::procfs::{self, Stat};
+use crate::sys::procfs::{self, Stat};
 
 /// Clock ticks in a second in `/proc`: `USER_HZ`, 100 on every Linux there is.
 const TICKS: u64 = 100;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid};
 
 use super::cgroup::Cgroup;
-use crate::{CommandId, procfs};
+use crate::{CommandId, sys::procfs};
 
 /// Set in every command to its id. Descendants inherit it, which is how those are found that left the process
 /// group and the terminal session, as daemons do.

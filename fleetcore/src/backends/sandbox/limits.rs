@@ -9,7 +9,7 @@ use super::state::Spec;
 use crate::{
     MachineId,
     backends::local::own_cgroup,
-    oom::{hand_out, limit_memory},
+    sys::cgroup::{hand_out, limit_memory},
 };
 
 /// How the limits of one sandbox are enforced.
