@@ -5,12 +5,13 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     keys, marks,
     marks::Flavour,
-    render, setup,
+    render,
+    setup::{self, Discard},
     tap::Tap,
     track::{Phase, Slot, Tracker},
     wait::{Expect, wait},
@@ -39,10 +40,13 @@ const RETRY_CTRL_C: Duration = Duration::from_millis(50);
 /// A shell that is about to start a program has the signal itself, and heeds it when the program has ended. Output
 /// less than this ago means that it may have been so.
 const MAY_FORK: Duration = Duration::from_secs(1);
-/// How long the answer to such a Ctrl-C may take before it is typed again, as a person would; doubles each time.
-const UNHEEDED_CTRL_C: Duration = Duration::from_millis(100);
-/// How often it is typed again to a program.
-const UNHEEDED_TIMES: usize = 2;
+/// How long the answer to such a Ctrl-C may take before it is typed again, as a person would; doubles each time. Long,
+/// because one that comes when the program has just ended cuts off what is typed next.
+const UNHEEDED_CTRL_C: Duration = Duration::from_millis(500);
+/// How often it is typed again to a program: some take another one for a demand to stop at once.
+const UNHEEDED_BY_PROGRAM: usize = 2;
+/// How often it is typed again to a shell that has not begun to run what was typed.
+const UNHEEDED_BY_SHELL: usize = 5;
 /// What a terminal shows of Ctrl-C, `^C`, and the new line that bash then begins.
 const CTRL_C_ECHO_BYTES: u64 = 4;
 
@@ -71,6 +75,8 @@ pub struct ShellSession {
     /// Owns the shell: dropped, the shell and its jobs end.
     command: RunningCommand,
     tracker: Arc<Tracker>,
+    /// Held while a command or a Ctrl-C is typed, so that no Ctrl-C comes behind the command it is not meant for.
+    typing: Arc<Mutex<()>>,
     scrollback_lines: usize,
 }
 
@@ -97,8 +103,9 @@ impl ShellSession {
             let id = CommandId::generate();
             let command = spawn(&tap, cx, id, command, Recording::default()).await?;
             let scrollback_lines = spec.scrollback_lines;
-            let session = Self { id: spec.id.clone(), nonce, command, tracker, scrollback_lines };
-            tokio::spawn(watch(session.command.handle(), Arc::clone(&session.tracker)));
+            let typing = Arc::default();
+            let session = Self { id: spec.id.clone(), nonce, command, tracker, typing, scrollback_lines };
+            tokio::spawn(watch(session.keyboard()));
             session.first_prompt().await?;
             session.start_up(&spec).await?;
             Ok(session)
@@ -107,6 +114,14 @@ impl ShellSession {
         let cx = if cx.deadline.is_none() { &cx.clone().with_timeout(OPEN_LIMIT) } else { cx };
         let session: Result<Self> = cx.guard(OPERATION, work).await;
         session.map_err(|e| e.with_operation(OPERATION).with_context("session", &spec.id))
+    }
+
+    fn keyboard(&self) -> Keyboard {
+        Keyboard {
+            handle: self.command.handle(),
+            tracker: Arc::clone(&self.tracker),
+            typing: Arc::clone(&self.typing),
+        }
     }
 
     async fn first_prompt(&self) -> Result<()> {
@@ -155,26 +170,6 @@ impl ShellSession {
         tokio::spawn(write).await.map_err(gone)?
     }
 
-    /// Types Ctrl-C again while no program has started, and while nothing but its echo has come since `before`, when
-    /// it was typed first.
-    async fn until_heeded(&self, slot: &Slot, before: u64) {
-        let mut pause = UNHEEDED_CTRL_C;
-        let mut times = UNHEEDED_TIMES;
-        while tokio::time::timeout(pause, self.tracker.until(|| !slot.running())).await.is_err() {
-            if slot.started() {
-                if times == 0 || self.tracker.position() > before + CTRL_C_ECHO_BYTES {
-                    return;
-                }
-                times -= 1;
-            }
-            self.tracker.interrupted_again();
-            if self.put(CTRL_C).await.is_err() {
-                return; // the shell has ended
-            }
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
-    }
-
     /// Waits until the shell reads, so that what is typed meets readline and not the bare terminal.
     async fn prompt(&self, policy: &WaitPolicy) -> Result<()> {
         let Phase::Prompting(since) = self.tracker.phase() else { return Ok(()) };
@@ -197,9 +192,47 @@ async fn busy<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> R
         .map_err(|e| Error::new(ErrorKind::Unavailable, "the runtime is shutting down").with_source(e))
 }
 
+/// What types Ctrl-C again, whatever becomes of the session's callers.
+struct Keyboard {
+    handle: CommandHandle,
+    tracker: Arc<Tracker>,
+    typing: Arc<Mutex<()>>,
+}
+
+impl Keyboard {
+    /// Types Ctrl-C for the command in `slot` once more. False when that has ended, or the shell has.
+    async fn interrupt_again(&self, slot: &Slot) -> bool {
+        let _typing = self.typing.lock().await;
+        if !slot.running() {
+            return false;
+        }
+        self.tracker.interrupted_again();
+        self.handle.write_stdin(CTRL_C).await.is_ok()
+    }
+
+    /// Types Ctrl-C again while no program has started, and while nothing but its echo has come since `before`, when
+    /// it was typed first.
+    async fn until_heeded(self, slot: Arc<Slot>, before: u64) {
+        let mut pause = UNHEEDED_CTRL_C;
+        let (mut to_shell, mut to_program) = (UNHEEDED_BY_SHELL, UNHEEDED_BY_PROGRAM);
+        let mut echo = CTRL_C_ECHO_BYTES;
+        while tokio::time::timeout(pause, self.tracker.until(|| !slot.running())).await.is_err() {
+            let answered = slot.started() && self.tracker.position() > before + echo;
+            let left = if slot.started() { &mut to_program } else { &mut to_shell };
+            if answered || *left == 0 || !self.interrupt_again(&slot).await {
+                return;
+            }
+            *left -= 1;
+            echo += CTRL_C_ECHO_BYTES;
+            pause *= 2;
+        }
+    }
+}
+
 /// Tells the tracker of the shell's end, and takes incomplete commands back. Ends with the shell.
-async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
-    let end = handle.wait();
+async fn watch(keyboard: Keyboard) {
+    let tracker = &keyboard.tracker;
+    let end = keyboard.handle.wait();
     tokio::pin!(end);
     loop {
         tokio::select! {
@@ -209,11 +242,9 @@ async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
             }
             slot = tracker.stuck() => {
                 let mut pause = RETRY_CTRL_C;
-                while handle.write_stdin(CTRL_C).await.is_ok() {
-                    if tokio::time::timeout(pause, tracker.until(|| !slot.running())).await.is_ok() {
-                        break;
-                    }
-                    tracker.interrupted_again();
+                while keyboard.interrupt_again(&slot).await
+                    && tokio::time::timeout(pause, tracker.until(|| !slot.running())).await.is_err()
+                {
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
             }
@@ -234,10 +265,15 @@ impl Session for ShellSession {
     async fn run(&self, command: &str, policy: WaitPolicy) -> Result<Turn> {
         let expect = Expect::new(&policy)?;
         let flavour = self.tracker.flavour().unwrap_or(Flavour::Posix);
-        let checked = setup::typed(command, flavour, false)?;
+        let checked = setup::typed(command, flavour, Discard::Nothing)?;
         self.prompt(&policy).await?;
+        // Nobody types Ctrl-C for the command before from here on.
+        let typing = self.typing.lock().await;
         let (slot, discard) = self.tracker.begin().map_err(|e| e.with_operation("run"))?;
-        let typed = if discard { setup::typed(command, flavour, true)? } else { checked };
+        let typed = match discard {
+            Discard::Nothing => checked,
+            discard => setup::typed(command, flavour, discard)?,
+        };
         if let Some(text) = typed.then {
             slot.load();
             let (handle, tracker, slot) =
@@ -255,6 +291,7 @@ impl Session for ShellSession {
             Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("run")),
             _ => {}
         }
+        drop(typing);
         wait(&self.tracker, &self.command, &slot, &policy, &expect).await
     }
 
@@ -292,20 +329,21 @@ impl Session for ShellSession {
             let started = self.tracker.until(|| slot.started());
             let limit = policy.soft_timeout.map_or(PROMPT_LIMIT, |soft| soft.min(PROMPT_LIMIT));
             let _ = tokio::time::timeout(limit, started).await; // late or not, it is typed
-            let lively = !slot.started() || self.tracker.last_output().elapsed() < MAY_FORK;
-            let before = self.tracker.position();
-            match self.put(CTRL_C).await {
-                Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("interrupt")),
-                _ => {}
-            }
-            if lively {
-                let turn = wait(&self.tracker, &self.command, &slot, &policy, &expect);
-                tokio::pin!(turn);
-                tokio::select! {
-                    turn = &mut turn => return turn,
-                    () = self.until_heeded(&slot, before) => {}
+            let typing = self.typing.lock().await;
+            if slot.running() {
+                let lively = !slot.started() || self.tracker.last_output().elapsed() < MAY_FORK;
+                let before = self.tracker.position();
+                match self.put(CTRL_C).await {
+                    Err(e) if e.kind() != ErrorKind::InvalidState => {
+                        return Err(e.with_operation("interrupt"));
+                    }
+                    _ => {}
                 }
-                return turn.await;
+                drop(typing);
+                if lively {
+                    // Whatever becomes of this call: the command was to be interrupted.
+                    tokio::spawn(self.keyboard().until_heeded(Arc::clone(&slot), before));
+                }
             }
         }
         wait(&self.tracker, &self.command, &slot, &policy, &expect).await

@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     marks::{Flavour, Mark, MarkKind, Parser, Told},
     render::{Snapshot, TurnBytes},
-    setup,
+    setup::{self, Discard},
 };
 use crate::{
     Error, ErrorKind, ExitKind, ExitStatus, HandedBack, Offset, OnIncomplete, PtySize, Result, Screen,
@@ -37,6 +37,8 @@ struct SlotState {
     done: Option<Done>,
     /// Ctrl-C was typed for it.
     interrupted: bool,
+    /// Ctrl-C for the command before may answer first.
+    late_interrupts: bool,
     /// The shell wanted more text, which is not going to come.
     refused: bool,
     /// The shell waits for more text.
@@ -74,6 +76,7 @@ impl Slot {
             command_start: None,
             done: None,
             interrupted: false,
+            late_interrupts: false,
             refused: false,
             asks: false,
             loading: false,
@@ -160,6 +163,8 @@ struct State {
     line_begun: bool,
     /// A Ctrl-C for a command may reach the prompt instead, which answers with one more end mark.
     stray_interrupt: bool,
+    /// So may those that were typed again, as late as the next command is typed.
+    late_interrupts: bool,
     last_output: Instant,
     info: SessionInfo,
 }
@@ -190,6 +195,7 @@ impl Tracker {
             unclaimed: None,
             line_begun: false,
             stray_interrupt: false,
+            late_interrupts: false,
             last_output: Instant::now(),
             info: SessionInfo::new(spec, spec.shell.clone()),
         };
@@ -225,9 +231,11 @@ impl Tracker {
         }
     }
 
-    /// One Ctrl-C more than needed may have been typed.
+    /// Ctrl-C is typed again for a command that may just have ended.
     pub(super) fn interrupted_again(&self) {
-        self.state.lock().stray_interrupt = true;
+        let mut state = self.state.lock();
+        state.stray_interrupt = true;
+        state.late_interrupts = true;
     }
 
     /// Takes the next piece of output.
@@ -320,11 +328,11 @@ impl Tracker {
         state.slot = None;
     }
 
-    /// Takes the shell for a command of `run`. The flag says that a line was begun and must be emptied first.
+    /// Takes the shell for a command of `run`. Says what must be got out of the way first.
     ///
     /// # Errors
     /// `InvalidState` when the shell has ended, `Busy` when it runs something or nobody has seen its prompt.
-    pub(super) fn begin(&self) -> Result<(Arc<Slot>, bool)> {
+    pub(super) fn begin(&self) -> Result<(Arc<Slot>, Discard)> {
         let mut state = self.state.lock();
         if let Some(status) = state.info.ended {
             return Err(ended(status));
@@ -339,10 +347,21 @@ impl Tracker {
         state.phase = Phase::Away;
         let start = state.parser.position();
         let slot = Slot::new(state.info.turns, start, true);
+        slot.state.lock().late_interrupts = state.late_interrupts;
         state.turn = TurnBytes::new(start);
         state.slot = Some(Arc::clone(&slot));
         state.unclaimed = None;
-        Ok((slot, std::mem::take(&mut state.line_begun)))
+        let begun = std::mem::take(&mut state.line_begun);
+        Ok((
+            slot,
+            if state.late_interrupts {
+                Discard::Interrupts
+            } else if begun {
+                Discard::Line
+            } else {
+                Discard::Nothing
+            },
+        ))
     }
 
     /// The command to go on waiting for.
@@ -521,6 +540,7 @@ impl State {
             if inner.done.is_none() {
                 // Several commands of one paste: the first mark counts.
                 if inner.command_start.is_none() {
+                    self.late_interrupts &= inner.interrupted;
                     inner.command_start = Some(mark.end);
                     inner.scanned = mark.end;
                     inner.asks = false;
@@ -544,7 +564,10 @@ impl State {
             // What a Ctrl-C leaves behind at a prompt looks like the end of a command that never started.
             let not_started = slot.by_run && inner.done.is_none() && inner.command_start.is_none();
             let stray = std::mem::take(&mut self.stray_interrupt);
-            if by_hook && not_started && stray && told.exit_code == Some(INTERRUPTED) && !inner.interrupted {
+            let answers_interrupt = told.exit_code == Some(INTERRUPTED) && (stray || inner.late_interrupts);
+            // A POSIX shell answers the empty line before the command as well, which it always starts.
+            let answers_line = inner.late_interrupts && self.flavour == Some(Flavour::Posix);
+            if by_hook && not_started && (answers_interrupt || answers_line) && !inner.interrupted {
                 return;
             }
             self.stray_interrupt = stray && told.exit_code != Some(INTERRUPTED);
