@@ -76,7 +76,7 @@ mod tests {
     #[tokio::test]
     async fn others_have_their_turn_and_nothing_is_lost() {
         let piece = Bytes::from(vec![b'x'; 100 << 10]);
-        let pieces = futures::stream::iter(vec![Ok::<_, std::io::Error>(piece); 100]);
+        let pieces = futures::stream::iter(vec![Ok::<_, std::convert::Infallible>(piece); 100]);
         let mut fair = Fair::new(pieces);
         let (mut bytes, mut pauses) = (0, 0);
         loop {
