@@ -47,6 +47,9 @@ async fn a_shell_that_is_ended_is_replaced() {
         ("trap 'exit 9' EXIT; exit 5", 9),
         ("set -e; false", 1),
         ("logout", 0),
+        // Its prompt is drawn before it finds out; what comes next must not go with it.
+        ("exec </dev/null", 0),
+        ("exec </dev/null; echo x >/dev/null", 0),
     ] {
         let (content, code) = run(&running, command).await;
         // Not a login shell: that one says so and lives.

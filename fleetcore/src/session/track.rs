@@ -138,6 +138,14 @@ impl Slot {
         let mut state = self.state.lock();
         let done = state.done.clone()?;
         state.claimed = true;
+        if self.by_run
+            && state.command_start.is_none()
+            && !state.asks
+            && matches!(done.status, TurnStatus::SessionEnded(_))
+        {
+            let why = "the shell ended before it read the command";
+            return Some(Err(Error::new(ErrorKind::InvalidState, why).with_operation("run")));
+        }
         if state.refused && matches!(done.status, TurnStatus::Completed { .. }) {
             let rule = "complete: a quote, here-document or compound command is not closed";
             return Some(Err(Error::invalid("command", rule).with_operation("run")));

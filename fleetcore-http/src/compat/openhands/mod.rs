@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod browser;
 mod edit;
+mod fair;
 #[cfg(test)]
 mod file_goldens;
 mod files;
@@ -24,6 +25,7 @@ mod python;
 mod queue;
 mod reply;
 mod resources;
+mod room;
 mod routes;
 mod runtime;
 mod server;
