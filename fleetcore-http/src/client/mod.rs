@@ -33,6 +33,6 @@ pub use events::{Event, EventStream};
 pub use executor::RemoteExecutor;
 pub use files::{RemoteFiles, Tail};
 pub use machines::parse_problem;
-pub use output::{OutputStream, Transport};
+pub use output::{OutputBytes, OutputStream, Transport};
 pub use resume::ReconnectPolicy;
 pub use tunnel::TunnelStream;

@@ -1,6 +1,7 @@
 //! Output of commands and sessions as a stream that comes back by itself.
 
 use std::{
+    ops::Range,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -88,6 +89,39 @@ pub(super) fn only_output(events: super::AttachOutput) -> BoxStream<'static, Res
         .boxed()
 }
 
+/// What the server says is not kept any more.
+fn gap_of(headers: &header::HeaderMap) -> Option<Range<Offset>> {
+    let (from, to) = headers.get("fleetcore-gap")?.to_str().ok()?.split_once('-')?;
+    Some(Offset(from.parse().ok()?)..Offset(to.parse().ok()?))
+}
+
+/// Bytes of a command's output.
+pub struct OutputBytes {
+    gap: Option<Range<Offset>>,
+    data: ByteStream,
+}
+
+impl std::fmt::Debug for OutputBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OutputBytes").field("gap", &self.gap).finish_non_exhaustive()
+    }
+}
+
+impl OutputBytes {
+    /// What is not kept any more of what was asked for: the bytes begin where it ends.
+    pub fn gap(&self) -> Option<Range<Offset>> {
+        self.gap.clone()
+    }
+}
+
+impl Stream for OutputBytes {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.data.poll_next_unpin(cx)
+    }
+}
+
 impl Client {
     /// Output of a command from `from` on, live until its end.
     ///
@@ -118,12 +152,13 @@ impl Client {
         Ok(OutputStream { id: CommandId::generate(), position: from, events })
     }
 
-    /// Bytes of a command's output from `from` on, all channels in order. With `follow` it goes on until the
+    /// Bytes of a command's output from `from` on, all channels in order; [`OutputBytes::gap`] says what of it is not kept
+    /// any more. With `follow` it goes on until the
     /// command ends. Unlike [`Client::output`] it does not come back after a break: the error ends the stream.
     ///
     /// # Errors
     /// `NotFound`, `PermissionDenied`, `Unavailable`; `NotFound` when nothing is kept from there on.
-    pub async fn output_bytes(&self, id: CommandId, from: Offset, follow: bool) -> Result<ByteStream> {
+    pub async fn output_bytes(&self, id: CommandId, from: Offset, follow: bool) -> Result<OutputBytes> {
         const OP: &str = "client.output_bytes";
         let id = id.to_string();
         let mut request = self.request(Method::GET, &["api", "v1", "commands", &id, "output"]);
@@ -132,7 +167,9 @@ impl Client {
             .query(&[("follow", follow.to_string()), ("from", from.to_string())])
             .header(header::ACCEPT, "application/octet-stream");
         let answer = self.send(OP, request).await?;
-        Ok(answer.bytes_stream().map_err(|e| problem::transport(OP, e)).boxed())
+        let gap = gap_of(answer.headers());
+        let data = answer.bytes_stream().map_err(|e| problem::transport(OP, e)).boxed();
+        Ok(OutputBytes { gap, data })
     }
 
     /// The recording of a command's output as an asciicast v2 file.
@@ -278,4 +315,21 @@ pub(super) fn parse(event: &SseEvent) -> Result<Option<CommandEvent>> {
         "exit" => Some(CommandEvent::Exited(ExitStatus::from(&wire::from_json::<Exit>(OP, data)?))),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_read_as_the_server_tells_it() {
+        let told = |text: &'static str| {
+            let mut headers = header::HeaderMap::new();
+            headers.insert("fleetcore-gap", header::HeaderValue::from_static(text));
+            gap_of(&headers)
+        };
+        assert_eq!(told("0-4096"), Some(Offset(0)..Offset(4096)));
+        assert!(["", "5", "a-b", "-5"].into_iter().all(|text| told(text).is_none()));
+        assert_eq!(gap_of(&header::HeaderMap::new()), None);
+    }
 }

@@ -193,11 +193,17 @@ pub(super) async fn output(call: &Call, args: args::CommandOutput) -> Result<Val
     let there = usize::try_from(command.output_bytes - args.offset).unwrap_or(usize::MAX).min(most);
     let ended = command.state.is_settled();
     let mut data = Vec::with_capacity(there);
+    let mut gap = None;
     if there > 0 || (!ended && !wait.is_zero()) {
         // What is there comes at once; only for news there is something to wait for.
         let limit = if there > 0 { ARRIVAL } else { wait };
         let reading = async {
             let mut parts = call.client.output_bytes(id, Offset(args.offset), there == 0).await?;
+            gap = parts.gap();
+            // Of what is left there may be less than was asked for.
+            let begin = gap.as_ref().map_or(args.offset, |gap| gap.end.0);
+            let there =
+                usize::try_from(command.output_bytes.saturating_sub(begin)).unwrap_or(usize::MAX).min(most);
             while let Some(part) = parts.next().await {
                 data.extend_from_slice(&part?);
                 if data.len() >= there.max(1) {
@@ -215,13 +221,22 @@ pub(super) async fn output(call: &Call, args: args::CommandOutput) -> Result<Val
     }
     // It may have ended meanwhile.
     let command = if ended { command } else { call.client.command(id).await? };
-    let read_to = args.offset + data.len() as u64;
+    let begin = gap.as_ref().map_or(args.offset, |gap| gap.end.0);
+    let read_to = begin + data.len() as u64;
     let more = read_to < command.output_bytes || !command.state.is_settled();
     let (text, encoding, used) = readable(&data, more);
-    let next = args.offset + used as u64;
+    let next = begin + used as u64;
     let mut answer = describe(&command);
-    add(&mut answer, "offset", args.offset.into());
+    add(&mut answer, "offset", begin.into());
     add(&mut answer, "next_offset", next.into());
+    if let Some(gap) = gap {
+        let note = format!(
+            "Output from {} up to {} is not kept any more; what follows begins at {}.",
+            gap.start, gap.end, gap.end
+        );
+        add(&mut answer, "gap", json!({ "from": gap.start.0, "to": gap.end.0 }));
+        add(&mut answer, "note", note.into());
+    }
     add(&mut answer, "output", text);
     add(&mut answer, "encoding", encoding.into());
     add(&mut answer, "eof", (command.state.is_settled() && next >= command.output_bytes).into());

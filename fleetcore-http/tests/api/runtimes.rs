@@ -90,7 +90,7 @@ async fn a_runtime_on_this_host_from_its_making_to_its_end() {
     let elsewhere = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let request = elsewhere.get(format!("{}{}/server_info/", h.base, made.url));
     let redirect = request.header("x-session-api-key", &made.key).send().await.unwrap();
-    assert_eq!(redirect.headers()["location"], format!("{}{}/server_info", h.base, made.url));
+    assert_eq!(redirect.headers()["location"], format!("{}/server_info", made.url));
 
     let state = h.json(&made.url).await;
     assert!(state.get("key").is_none() && !state.to_string().contains(&made.key), "{state}");
@@ -219,6 +219,34 @@ async fn a_runtime_ends_with_the_rights_of_who_made_it() {
     assert!(all.trim_end().ends_with("data: {}") && all.contains("event: closed"), "{all}");
     let gone = async || (h.json(RUNTIMES).await["items"] == json!([])).then_some(());
     fleetcore_testkit::eventually("the runtime is gone", gone).await;
+}
+
+/// Also one that is not ready yet.
+#[tokio::test]
+async fn a_runtime_that_is_being_made_ends_with_the_rights_of_who_asks_for_it() {
+    let h = start().await;
+    let token = h.user_with_token("eve", Role::Operator, [Scope::Read, Scope::Run, Scope::Files]).await;
+    // Its shell never shows a prompt.
+    let dir = h.dir.path();
+    let begun = dir.join("begun");
+    let script = format!("echo > '{}'; sleep 1000", begun.display());
+    std::fs::write(dir.join(".bashrc"), script).unwrap();
+    let body = json!({ "target": "local", "working_dir": dir, "env": { "HOME": dir } });
+    let request = h.http.post(format!("{}{RUNTIMES}", h.base)).bearer_auth(&token).json(&body);
+    let making = tokio::spawn(request.timeout(LIMIT).send());
+    while !begun.exists() {
+        assert!(!making.is_finished(), "{:?}", making.await);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let change = h.request(Method::PATCH, "/api/v1/users/eve").json(&json!({ "disabled": true }));
+    assert_eq!(change.send().await.unwrap().status(), 200);
+    let answer = making.await.unwrap().unwrap();
+    let (status, text) = (answer.status(), answer.text().await.unwrap());
+    assert!(
+        !status.is_success() && text.contains("who asked for it may not have it any more"),
+        "{status} {text}"
+    );
+    assert_eq!(h.json(RUNTIMES).await["items"], json!([]));
 }
 
 #[tokio::test]

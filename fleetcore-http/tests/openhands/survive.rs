@@ -77,6 +77,9 @@ async fn a_broken_shell_or_terminal_does_not_reach_the_next_action() {
         "PS1='$(echo x)'; PS2=y; PS0=z; PROMPT_COMMAND='echo p'",
         "unset PS1",
         "unset PROMPT_COMMAND",
+        "unset PS1 PROMPT_COMMAND",
+        "unset PS0 PS1 PS2 PROMPT_COMMAND",
+        "PS1=; PROMPT_COMMAND=()",
         "trap '' INT TERM HUP QUIT",
         "set -u; set -o pipefail; shopt -s extglob failglob",
         "set -x; set +x",
@@ -98,6 +101,26 @@ async fn a_broken_shell_or_terminal_does_not_reach_the_next_action() {
         assert_eq!((content.trim(), code), ("still", 6), "after {command}");
         run(&running, "stty sane").await;
         is_well(&running, command).await;
+    }
+    running.stop().await;
+}
+
+/// A shell that cannot be seen at its prompt is asked whether it is there; one that reads something else is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_prompt_is_not_guessed() {
+    let running = start().await;
+    for reads in ["read -e x", "eval 'rea''d -e x'", "python3 -c 'import readline; input()'"] {
+        let command = format!("unset PS1 PROMPT_COMMAND; {reads}; echo got \"$x\"");
+        let act = |command: &str, timeout| {
+            let args = json!({ "command": command, "blocking": true, "is_input": timeout > 5 });
+            running.act(json!({ "action": "run", "args": args, "timeout": timeout }))
+        };
+        let (_, body) = act(&command, 2).await;
+        assert_eq!(body["extras"]["metadata"]["exit_code"], -1, "{reads}: {body}");
+        let (_, body) = act("abc", 100).await;
+        assert_eq!(body["extras"]["metadata"]["exit_code"], 0, "{reads}: {body}");
+        assert!(body["content"].as_str().unwrap().contains("got"), "{body}");
+        is_well(&running, &command).await;
     }
     running.stop().await;
 }

@@ -50,6 +50,8 @@ pub(crate) enum MarkKind {
     Start,
     /// The shell wants more of an incomplete command.
     Continuation,
+    /// The shell has put its hooks back and is not in the middle of reading something else than a command.
+    Back,
     /// The shell reads a command outside of its line editor.
     Reading,
     /// The shell has read a command that was handed to it outside of its line editor.
@@ -211,6 +213,7 @@ fn parse(body: &str, key: &str) -> Option<MarkKind> {
         "B" => MarkKind::PromptEnd,
         "C" => MarkKind::Start,
         "P" => MarkKind::Continuation,
+        "H" => MarkKind::Back,
         "R" => MarkKind::Reading,
         "L" => MarkKind::Loaded,
         "F" => {

@@ -42,6 +42,10 @@ set -- sh
 /// prints is not part of a turn. Whatever a command does to one of `PS0`, `PS1`, `PS2` and `PROMPT_COMMAND` is
 /// mended by the others: `__fc_last` puts the marks back, the `A` mark carries the exit code as well, and the `B` mark
 /// puts a hook into an empty `PROMPT_COMMAND` (an expansion in a pattern that is not printed; it is not made for an empty value).
+///
+/// A command that removes both `PS1` and `PROMPT_COMMAND` leaves a prompt that nobody can see. The trap puts them back when
+/// the size of the terminal changes, and says so if the shell can only be at its prompt: of its own commands just `read`
+/// has the line editor, too. Another name, as it is, or text without that word, quotes and expansions is none.
 const BASH_RC: &str = r#"case ${BASH_SOURCE-} in /dev/fd/*) eval "exec ${BASH_SOURCE##*/}<&-" ;; esac
 unset FLEETCORE_RC FLEETCORE_SH_RC FLEETCORE_BASH_STARTER
 USER_RC
@@ -114,6 +118,20 @@ __fc_arm() {
     PROMPT_COMMAND+=('{ __fc_last; } 2>/dev/null')
   fi
 }
+__fc_back() {
+  local e=$?
+  __fc_arm
+  case ${BASH_COMMAND%%[[:space:]]*} in
+  read | builtin | command | '' | *[!A-Za-z0-9_./-]*)
+    case $BASH_COMMAND in
+    '' | *read* | *[\$\`\\\'\"]*) return "$e" ;;
+    esac
+    ;;
+  esac
+  printf '\e]133;H;k=NONCE\a'
+  return "$e"
+}
+if [[ -z $(trap -p WINCH) ]]; then trap '{ __fc_back; } 2>/dev/null' WINCH; fi
 __fc_arm
 set +H
 shopt -s promptvars

@@ -55,14 +55,14 @@ const CTRL_C_ECHO_BYTES: u64 = 4;
 /// The end of a command, its exit code and the directory are told by the shell itself, in marks (OSC 133 with a
 /// nonce) that terminals do not show; nothing is polled and program output cannot forge them by accident. The
 /// person's own start-up file is read (`~/.bashrc`; `--norc` or `--rcfile FILE` in [`SessionSpec::shell`] change
-/// that), so a terminal view feels like home. Two things differ: history expansion with `!` is off, and the hooks
-/// `PS0`, `PS1`, `PS2` and `PROMPT_COMMAND` carry the marks. Commands of `run` are part of the shell's history.
+/// that), so a terminal view feels like home. Three things differ: history expansion with `!` is off, the hooks
+/// `PS0`, `PS1`, `PS2` and `PROMPT_COMMAND` carry the marks, and there is a trap for `WINCH` unless that file has one. Commands of `run` are part of the shell's history.
 ///
 /// `run` types the command. People may type in the same terminal: their commands make the session busy until they
 /// end, and a line that was only begun is emptied first.
 ///
-/// Limits: a command that replaces the shell (`exec zsh`) or leaves neither `PS1` nor `PROMPT_COMMAND` with a mark
-/// never ends its turn, as a nested shell does not until it is left. An incomplete command is refused with
+/// Limits: a command that replaces the shell (`exec zsh`) never ends its turn, as a nested shell does not until it is
+/// left. One that leaves neither `PS1` nor `PROMPT_COMMAND` with a mark ends it a moment later, and they are put back. An incomplete command is refused with
 /// `InvalidInput`, but complete lines before the incomplete one have run by then.
 ///
 /// Without bash (`sh`, tested with dash) a command goes through `eval`: under `set -e` any last status but 0 ends the

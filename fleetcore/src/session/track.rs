@@ -1,6 +1,6 @@
 //! What is known of a shell from its output: where it stands, and which bytes belong to which command.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -174,8 +174,19 @@ struct State {
     /// So may those that were typed again, as late as the next command is typed.
     late_interrupts: bool,
     last_output: Instant,
+    /// The last bytes of the output.
+    tail: Vec<u8>,
+    /// Where the output was when the shell was asked whether it has lost its prompt.
+    asked_at: Option<u64>,
+    /// It has, and is back.
+    back: bool,
     info: SessionInfo,
 }
+
+/// What readline writes last when it begins to read behind a prompt without any text.
+const READS_UNSEEN: &[u8] = b"\x1b[?2004h";
+/// How long it has to be quiet after that before the shell is asked whether that was its prompt.
+const UNSEEN_FOR: Duration = Duration::from_millis(200);
 
 /// Follows one shell.
 #[derive(Debug)]
@@ -205,6 +216,9 @@ impl Tracker {
             stray_interrupt: false,
             late_interrupts: false,
             last_output: Instant::now(),
+            tail: Vec::new(),
+            asked_at: None,
+            back: false,
             info: SessionInfo::new(spec, spec.shell.clone()),
         };
         let (state, emulator) = (Mutex::new(state), Mutex::new(emulator));
@@ -255,13 +269,18 @@ impl Tracker {
         state.last_output = Instant::now();
         state.info.active_at = Timestamp::now();
         state.backlog.push(data.clone());
+        let last = data.len().saturating_sub(READS_UNSEEN.len());
+        state.tail.extend_from_slice(data.get(last..).unwrap_or_default());
+        let old = state.tail.len().saturating_sub(READS_UNSEEN.len());
+        state.tail.drain(..old);
         let mut stuck = false;
         for mark in &marks {
             stuck |= state.on_mark(mark);
         }
         state.turn.push(start, data);
+        let unseen = state.tail == READS_UNSEEN;
         drop(state);
-        if !marks.is_empty() {
+        if unseen || !marks.is_empty() {
             self.changed.notify_waiters();
         }
         if stuck {
@@ -353,6 +372,7 @@ impl Tracker {
         state.info.turns += 1;
         state.info.active_at = Timestamp::now();
         state.phase = Phase::Away;
+        (state.asked_at, state.back) = (None, false);
         let start = state.parser.position();
         let slot = Slot::new(state.info.turns, start, true);
         slot.state.lock().late_interrupts = state.late_interrupts;
@@ -411,6 +431,31 @@ impl Tracker {
         }
         drop(inner);
         Ok((slot, running))
+    }
+
+    /// When to ask the shell whether it is at a prompt that lost its marks, by a change of the terminal's size: once,
+    /// after it looks as if.
+    pub(super) fn unseen_prompt(&self, slot: &Slot) -> Option<Instant> {
+        let state = self.state.lock();
+        let looks = state.flavour == Some(Flavour::Bash)
+            && state.tail == READS_UNSEEN
+            && state.asked_at != Some(state.parser.position())
+            && slot.by_run
+            && slot.running()
+            && slot.started();
+        looks.then(|| state.last_output + UNSEEN_FOR)
+    }
+
+    /// It is asked now. The size the terminal has.
+    pub(super) fn asked(&self) -> PtySize {
+        let mut state = self.state.lock();
+        state.asked_at = Some(state.parser.position());
+        state.info.size
+    }
+
+    /// Whether it has answered that it is. Told once.
+    pub(super) fn is_back(&self, slot: &Slot) -> bool {
+        std::mem::take(&mut self.state.lock().back) && slot.running()
     }
 
     /// The turn of a command that runs on.
@@ -507,6 +552,8 @@ impl State {
                 }
             }
             MarkKind::Continuation => return self.on_continuation(),
+            // Unasked, a person has changed the size.
+            MarkKind::Back => self.back |= self.asked_at.take().is_some(),
             MarkKind::Reading => {
                 if let Some(slot) = &self.slot {
                     slot.state.lock().reading = true;

@@ -1,12 +1,13 @@
 //! Waiting for a command, with the policies that hand control back early.
 
+use bytes::Bytes;
 use futures::StreamExt;
 use memchr::memmem::Finder;
 use tokio::time::Instant;
 
 use super::track::{Slot, Tracker};
 use crate::{
-    CommandEvent, CommandHandle, Error, HandedBack, JournalStream, Offset, Result, Turn, WaitPolicy,
+    CommandEvent, CommandHandle, Error, HandedBack, JournalStream, Offset, PtySize, Result, Turn, WaitPolicy,
 };
 
 /// Longest expected text; as much of the output is held to find text that is split over chunks.
@@ -127,6 +128,11 @@ pub(super) async fn wait(
             (Some(s), _) => (Some(s), HandedBack::SoftTimeout),
             (None, q) => (q, HandedBack::Quiet),
         };
+        if tracker.is_back(slot) {
+            // An empty line makes it draw a prompt, with its marks.
+            let _ = handle.write_stdin(Bytes::from_static(b"\r")).await; // fails when the shell has ended
+        }
+        let unseen = tracker.unseen_prompt(slot);
         tokio::select! {
             biased; // the timer first: output may never pause
             () = async { match until { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {
@@ -150,6 +156,15 @@ pub(super) async fn wait(
                 }
                 if scan.at == u64::MAX && slot.outcome().is_none() {
                     changed.await; // the end is told next
+                }
+            }
+            () = async { match unseen { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {
+                // Whoever has the terminal is told of each change; only the shell answers to it.
+                let size = tracker.asked();
+                let other = PtySize { rows: if size.rows > 1 { size.rows - 1 } else { 2 }, ..size };
+                // Fails when the shell has ended, which is told next.
+                if handle.resize(other).await.is_ok() {
+                    let _ = handle.resize(size).await;
                 }
             }
             () = &mut changed => {}

@@ -31,6 +31,8 @@ const PROCESSES: u32 = 1024;
 /// Fewest processes a new sandbox may be limited to: the shell, what it runs, and what helps with files. With fewer it
 /// would not start, and take its time over that.
 const LEAST_PROCESSES: u32 = 32;
+/// Longest the end of its shell and helpers may take.
+const END_LIMIT: Duration = Duration::from_secs(30);
 /// Longest the end of a sandbox may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 /// Letters and digits of an id that nobody mistakes for another.
@@ -43,6 +45,33 @@ pub(crate) struct Runtimes {
     places: Arc<Semaphore>,
     per_actor: Quotas,
     table: Mutex<BTreeMap<String, Arc<One>>>,
+    /// Those that are being made, and whose: they end like the others.
+    making: Arc<Making>,
+}
+
+type Making = Mutex<BTreeMap<String, (UserName, CancellationToken)>>;
+
+/// One that is being made, for as long as this is there.
+#[derive(Debug)]
+struct Begun {
+    all: Arc<Making>,
+    id: String,
+    /// When it is not wanted any more.
+    unwanted: CancellationToken,
+}
+
+impl Begun {
+    fn new(all: &Arc<Making>, id: &str, user: &UserName) -> Self {
+        let unwanted = CancellationToken::new();
+        all.lock().insert(id.to_owned(), (user.clone(), unwanted.clone()));
+        Self { all: Arc::clone(all), id: id.to_owned(), unwanted }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.id);
+    }
 }
 
 /// One of them.
@@ -93,6 +122,7 @@ pub(super) struct Plan {
     working_dir: String,
     request: CreateRuntime,
     places: Places,
+    begun: Begun,
 }
 
 impl Plan {
@@ -127,6 +157,7 @@ impl Runtimes {
             places: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             per_actor: Quotas::new("runtimes", per_actor),
             table: Mutex::default(),
+            making: Arc::default(),
         }
     }
 
@@ -143,6 +174,10 @@ impl Runtimes {
 
     /// Ends those of somebody who may not have them any more. Does not wait.
     pub(crate) fn end_of(&self, user: &UserName) {
+        // Before the others: one that is ready in between is told as one of those.
+        for (_, unwanted) in self.making.lock().values().filter(|(of, _)| of == user) {
+            unwanted.cancel();
+        }
         for one in self.table.lock().values().filter(|one| one.user == *user) {
             one.stop.cancel();
         }
@@ -198,12 +233,13 @@ impl Runtimes {
         let all = Arc::clone(&self.places).try_acquire_owned();
         let all = all.map_err(|_| Problem::quota("runtimes of all users", self.most))?;
         let places = Places { _all: all, _user: self.per_actor.take(actor.name())? };
-        Ok(Plan { id, target, sandbox, working_dir, request, places })
+        let begun = Begun::new(&self.making, &id, &actor.0.user);
+        Ok(Plan { id, target, sandbox, working_dir, request, places, begun })
     }
 
     /// Does what was planned, and gives the key. Not to be dropped on the way: a sandbox would stay.
     pub(super) async fn make(app: &App, actor: &Actor, plan: Plan) -> Result<(Arc<One>, String)> {
-        let Plan { id, target, sandbox, working_dir, request, places } = plan;
+        let Plan { id, target, sandbox, working_dir, request, places, begun } = plan;
         let (cx, owns, network) =
             (actor.context(), sandbox.is_some(), sandbox.is_some().then_some(request.network));
         if let Some(spec) = sandbox {
@@ -221,14 +257,13 @@ impl Runtimes {
             env: request.env,
             no_change_timeout_s: request.no_change_timeout_s,
         };
-        let started =
-            match stop.run_until_cancelled(Hosted::start(app, machine.clone(), spec, stop.clone())).await {
-                Some(started) => started,
-                None => {
-                    Err(Error::new(ErrorKind::Cancelled, "the server stops")
-                        .with_operation("start a runtime"))
-                }
-            };
+        let cancelled = |why| Err(Error::new(ErrorKind::Cancelled, why).with_operation("start a runtime"));
+        let started = tokio::select! {
+            biased;
+            () = stop.cancelled() => cancelled("the server stops"),
+            () = begun.unwanted.cancelled() => cancelled("who asked for it may not have it any more"),
+            started = Hosted::start(app, machine.clone(), spec, stop.clone()) => started,
+        };
         let hosted = match started {
             Ok(hosted) => Arc::new(hosted),
             Err(error) => {
@@ -260,10 +295,18 @@ impl Runtimes {
             gone: gone.clone(),
         });
         app.runtimes().table.lock().insert(id.clone(), one.clone());
+        // From here on it is found in the table; until here, this was told.
+        if begun.unwanted.is_cancelled() {
+            stop.cancel();
+        }
+        drop(begun);
         let weak = app.downgrade();
         app.tasks().spawn(async move {
             stop.cancelled().await;
-            hosted.end().await;
+            // A machine that does not answer must not keep who waits for the end.
+            if tokio::time::timeout(END_LIMIT, hosted.end()).await.is_err() {
+                tracing::warn!(runtime = id, "its shell did not end in time");
+            }
             if owns {
                 remove(&machine).await;
             }

@@ -68,6 +68,7 @@ pub fn all() -> Vec<Case<Shell>> {
         exec_ends_the_session,
         settings_of_the_shell_do_not_matter,
         hooks_are_mended,
+        a_lost_prompt_is_found_and_not_guessed,
         redirecting_the_shell_does_no_harm,
         output_of_jobs_does_not_end_turns,
         typed_commands_make_it_busy,
@@ -451,6 +452,29 @@ async fn settings_of_the_shell_do_not_matter(shell: Arc<Shell>) {
     run(&*s, "set -x").await;
     let (status, text) = run(&*s, "echo traced").await;
     assert!(status == Some(0) && text.contains("traced\n"), "{text:?}");
+}
+
+async fn a_lost_prompt_is_found_and_not_guessed(shell: Arc<Shell>) {
+    if !shell.is_bash() {
+        return;
+    }
+    let s = shell.open().await;
+    for taken in
+        ["unset PS1 PROMPT_COMMAND", "unset PS0 PS1 PS2 PROMPT_COMMAND; (exit 3)", "PS1=; PROMPT_COMMAND=()"]
+    {
+        run(&*s, taken).await;
+        assert_eq!(run(&*s, "echo ok; (exit 4)").await, (Some(4), "ok\n".into()), "after {taken}");
+    }
+    // The shell reads, but not a command.
+    for reads in ["read -e x", "eval 'rea''d -e x'"] {
+        let command = format!("unset PS1 PROMPT_COMMAND; {reads}; echo got");
+        let turn = s.run(&command, WaitPolicy::soft(Duration::from_secs(2))).await.unwrap();
+        assert!(matches!(turn.status, TurnStatus::Running(_)), "{reads}: {turn:?}");
+        s.send_keys(&[Key::Text("abc".into()), Key::Enter]).await.unwrap();
+        let turn = s.resume(WaitPolicy::soft(PATIENCE)).await.unwrap();
+        assert_eq!(code(&turn), Some(0), "{reads}");
+        assert_eq!(run(&*s, "echo ok").await.1, "ok\n", "after {reads}");
+    }
 }
 
 async fn hooks_are_mended(shell: Arc<Shell>) {
