@@ -1,0 +1,76 @@
+//! One piece of work: waited for by a thread, or awaited by an event loop.
+
+use std::{
+    future::Future,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use ::fleetcore::Result;
+use futures::{FutureExt as _, future::BoxFuture};
+use pyo3::{exceptions::PyRuntimeError, prelude::*};
+
+use crate::{errors::to_py, rt};
+
+/// How often a waiting thread looks for signals, Ctrl-C above all.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What came of it, to be made Python's by the thread that asked.
+pub(crate) type Answer = Box<dyn for<'py> FnOnce(Python<'py>) -> PyResult<Py<PyAny>> + Send>;
+pub(crate) type Work = BoxFuture<'static, Result<Answer>>;
+
+/// Work that has not begun. It is done once.
+#[pyclass(module = "fleetcore._fleetcore", frozen)]
+pub(crate) struct Op {
+    work: Mutex<Option<Work>>,
+    made_in: u32,
+}
+
+impl Op {
+    /// `work`, whose value becomes Python's by `convert`.
+    pub(crate) fn new<T: Send + 'static>(
+        work: impl Future<Output = Result<T>> + Send + 'static,
+        convert: impl for<'py> FnOnce(Python<'py>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+    ) -> Self {
+        let work = work
+            .map(|done| done.map(|value| -> Answer { Box::new(move |py: Python<'_>| convert(py, value)) }));
+        Self { work: Mutex::new(Some(work.boxed())), made_in: std::process::id() }
+    }
+
+    /// Work without a value.
+    pub(crate) fn unit(work: impl Future<Output = Result<()>> + Send + 'static) -> Self {
+        Self::new(work, |py, ()| Ok(py.None()))
+    }
+
+    pub(crate) fn take(&self) -> PyResult<Work> {
+        rt::check_process(self.made_in)?;
+        let work = self.work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        work.ok_or_else(|| PyRuntimeError::new_err("this was waited for already"))
+    }
+}
+
+#[pymethods]
+impl Op {
+    /// Does it and waits, without the GIL. A signal whose handler raises (Ctrl-C does) gives it up.
+    fn wait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let runtime = rt::handle()?;
+        let mut work = self.take()?;
+        loop {
+            let waited =
+                py.detach(|| runtime.block_on(async { tokio::time::timeout(TICK, &mut work).await }));
+            match waited {
+                Ok(Ok(answer)) => return answer(py),
+                Ok(Err(error)) => return Err(to_py(py, &error)),
+                Err(_) => {
+                    if let Err(raised) = py.check_signals() {
+                        py.detach(|| {
+                            let _inside = runtime.enter();
+                            drop(work);
+                        });
+                        return Err(raised);
+                    }
+                }
+            }
+        }
+    }
+}
