@@ -1,9 +1,6 @@
 //! A command and its output.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::fleetcore::{
     Channel, CommandEvent, CommandHandle, CommandId, CommandRecord, Error, ErrorKind, ExitStatus, Fleet,
@@ -16,6 +13,7 @@ use pyo3::{prelude::*, types::PyList};
 
 use crate::{
     convert::{bytes, exit, joined, signal},
+    machines::WAIT_AT_ONCE,
     op::Op,
     place::Place,
     spec::size,
@@ -25,8 +23,6 @@ use crate::{
 const BATCH_BYTES: usize = 1 << 20;
 /// Events that are.
 const BATCH_EVENTS: usize = 1024;
-/// How long a server is asked to wait for a command's end at a time.
-const WAIT_AT_ONCE: Duration = Duration::from_secs(20);
 
 pub(crate) type EventStream = BoxStream<'static, Result<CommandEvent>>;
 
@@ -237,7 +233,7 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new(stream: EventStream) -> Self {
-        Self::from_parts(None, Some(stream))
+        Self::from_parts(None, Some(stream.fuse().boxed()))
     }
 
     pub(crate) fn opening(opening: BoxFuture<'static, Result<EventStream>>) -> Self {
@@ -263,7 +259,7 @@ impl Source {
         if let Some(opening) = &mut self.opening {
             let opened = opening.await;
             self.opening = None;
-            self.stream = Some(opened?);
+            self.stream = Some(opened?.fuse().boxed());
         }
         let mut batch = Vec::new();
         if let Some(stream) = &mut self.stream {

@@ -160,7 +160,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     fn opening(open: impl Future<Output = Result<ByteStream>> + Send + 'static) -> Op {
-        let work = async move { Ok(Self { stream: Arc::new(Mutex::new(open.await?)) }) };
+        let work = async move { Ok(Self { stream: Arc::new(Mutex::new(open.await?.fuse().boxed())) }) };
         Op::new(work, |py, reader| Ok(Py::new(py, reader)?.into_any()))
     }
 }

@@ -1,10 +1,15 @@
 //! The fleet.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use ::fleetcore::{
-    AgentId, CommandId, CommandStore, Error, FanOut as Plan, Fleet as CoreFleet, HostPort, MachineSpec,
-    OpContext, Operation, Pattern, Probe, RunningCommand, StopMode,
+    AgentId, CommandId, CommandStore, Error, ErrorKind, FanOut as Plan, Fleet as CoreFleet, HostPort,
+    MachineSpec, OpContext, Operation, Pattern, Probe, RunningCommand, StopMode,
     backends::{
         local::{Local, LocalConfig},
         multipass::{Multipass, MultipassConfig},
@@ -36,7 +41,9 @@ use crate::{
 /// All machines one process or one server can reach.
 #[pyclass(module = "fleetcore._fleetcore", frozen)]
 pub(crate) struct Fleet {
-    place: Place,
+    /// `None` once it is closed: what it holds, a data directory above all, is free for others then.
+    place: Mutex<Option<Place>>,
+    url: Option<String>,
     made_in: u32,
 }
 
@@ -54,12 +61,17 @@ fn feed(running: &RunningCommand, input: Option<Bytes>) {
 
 impl Fleet {
     fn at(place: Place) -> Self {
-        Self { place, made_in: std::process::id() }
+        let url = match &place {
+            Place::Here(_) => None,
+            Place::Server(server) => Some(server.client.base_url().to_owned()),
+        };
+        Self { place: Mutex::new(Some(place)), url, made_in: std::process::id() }
     }
 
     fn place(&self) -> PyResult<Place> {
         rt::check_process(self.made_in)?;
-        Ok(self.place.clone())
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        place.ok_or_else(|| raise(Error::new(ErrorKind::InvalidState, "the fleet is closed")))
     }
 
     fn operate(&self, name: &str, operation: Operation) -> PyResult<Op> {
@@ -153,11 +165,8 @@ impl Fleet {
 
     /// The server's address; `None` in-process.
     #[getter]
-    fn url(&self) -> Option<String> {
-        match &self.place {
-            Place::Here(_) => None,
-            Place::Server(server) => Some(server.client.base_url().to_owned()),
-        }
+    fn url(&self) -> Option<&str> {
+        self.url.as_deref()
     }
 
     #[staticmethod]
@@ -252,8 +261,8 @@ impl Fleet {
         Ok(Op::new(machines::targets(self.place()?), |py, all| json(py, &all)))
     }
 
-    fn commands(&self, on: Option<&str>, limit: Option<usize>) -> PyResult<Op> {
-        let on = on.map(parse_target).transpose()?;
+    fn commands(&self, target: Option<&str>, limit: Option<usize>) -> PyResult<Op> {
+        let on = target.map(parse_target).transpose()?;
         Ok(Op::new(machines::commands(self.place()?, on, limit), |py, all| json(py, &all)))
     }
 
@@ -336,11 +345,14 @@ impl Fleet {
         Ok(Op::new(machines::join_code(self.place()?, labels, expires_in), |py, made| json(py, &made)))
     }
 
-    /// Ends all that runs, and waits for it.
+    /// Ends all that runs, waits for it, and lets go of what the fleet holds. Closing twice is fine.
     fn close(&self) -> PyResult<Op> {
-        let place = self.place()?;
+        rt::check_process(self.made_in)?;
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(Op::unit(async move {
-            place.shutdown().await;
+            if let Some(place) = place {
+                place.shutdown().await;
+            }
             Ok(())
         }))
     }

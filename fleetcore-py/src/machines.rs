@@ -1,16 +1,15 @@
 //! Lists of things, and the life of machines: the same JSON whether it is known here or a server says it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ::fleetcore::{
-    AgentId, CommandFilter, CommandId, Error, Labels, MachineFilter, Offset, OpContext, Operation, Result,
+    AgentId, CommandFilter, CommandId, Error, ErrorKind, Labels, MachineFilter, OpContext, Operation, Result,
     Target,
 };
 use fleetcore_http::client::{
     parse_problem,
     wire::{Acted, Command as Record, CommandQuery, Machine, MachineQuery, Machines, NewMachine, Provider},
 };
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,6 +17,9 @@ use crate::{
     convert::value,
     place::{Place, Server},
 };
+
+/// How long a server is asked to wait for a command's end at a time.
+pub(crate) const WAIT_AT_ONCE: Duration = Duration::from_secs(20);
 
 /// What became of an operation.
 pub(crate) enum Done {
@@ -157,11 +159,7 @@ pub(crate) async fn remove_agent(place: Place, id: AgentId) -> Result<()> {
     server(&place, "agents")?.client.delete_agent(&id).await
 }
 
-pub(crate) async fn join_code(
-    place: Place,
-    labels: Labels,
-    expires_in: Option<std::time::Duration>,
-) -> Result<Value> {
+pub(crate) async fn join_code(place: Place, labels: Labels, expires_in: Option<Duration>) -> Result<Value> {
     use secrecy::ExposeSecret as _;
     let made = server(&place, "agents")?.client.create_join_code(&labels, expires_in).await?;
     Ok(json!({
@@ -171,21 +169,32 @@ pub(crate) async fn join_code(
     }))
 }
 
-/// Waits for a command's last event, for what only wants it over.
+/// Ends a command of this process, and waits until it is gone, wherever its start has got to.
 pub(crate) async fn settle(place: Place, target: Target, id: CommandId) -> Result<()> {
-    let Some(fleet) = place.supervisor(&target) else { return Ok(()) };
-    let gone = |e: Error| if e.kind() == ::fleetcore::ErrorKind::NotFound { Ok(()) } else { Err(e) };
-    if let Some(handle) = fleet.commands().handle(id) {
-        handle.cancel();
-        let mut events = handle.stream(Offset(u64::MAX));
-        while events.next().await.is_some() {}
-        return Ok(());
+    if let Some(fleet) = place.supervisor(&target) {
+        let gone = async {
+            fleet.commands().cancel(id).await?;
+            fleet.commands().wait(id).await.map(drop)
+        };
+        ignore_missing(gone.await)?;
     }
-    if let Err(error) = fleet.commands().cancel(id).await {
-        return gone(error);
+    if let Place::Server(server) = &place {
+        // A start that was given up half-way may have come through over there.
+        let gone = async {
+            let mut command = server.client.cancel(id).await?;
+            while !command.state.is_settled() {
+                command = server.client.wait_command(id, WAIT_AT_ONCE).await?;
+            }
+            Ok(())
+        };
+        ignore_missing(gone.await)?;
     }
-    match fleet.commands().wait(id).await {
-        Ok(_) => Ok(()),
-        Err(error) => gone(error),
+    Ok(())
+}
+
+fn ignore_missing(done: Result<()>) -> Result<()> {
+    match done {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }

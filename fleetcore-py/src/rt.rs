@@ -5,11 +5,18 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use pyo3::{exceptions::PyRuntimeError, prelude::*, types::PyCFunction};
+use pyo3::{
+    exceptions::{PyImportError, PyRuntimeError},
+    prelude::*,
+    types::PyCFunction,
+};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::place::Server;
@@ -98,8 +105,23 @@ fn stop(py: Python<'_>) {
     });
 }
 
-/// Registers the end.
+/// The interpreter that came first, by its own `builtins`.
+static HOME: AtomicUsize = AtomicUsize::new(0);
+
+/// Registers the end. Interpreters share all that is static here, so there can be only one.
 pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+    let here = py.import("builtins")?.as_ptr() as usize;
+    match HOME.compare_exchange(0, here, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        // Imported anew: the end is registered.
+        Err(home) if home == here => return Ok(()),
+        Err(_) => {
+            return Err(PyImportError::new_err(
+                "fleetcore works in one interpreter of a process only, and another one (a subinterpreter, or the main \
+                 one) has imported it already",
+            ));
+        }
+    }
     let stop = PyCFunction::new_closure(py, None, None, |args, _| stop(args.py()))?;
     py.import("atexit")?.call_method1("register", (stop,))?;
     Ok(())

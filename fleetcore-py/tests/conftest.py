@@ -67,7 +67,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         if not url:
             pytest.fail(f"the server did not start: {(data / 'log').read_text()}")
         _, cookie = _post(url, "/api/v1/login", {"user": "admin", "password": password})
-        scopes = ["read", "run", "files", "machines", "admin"]
+        scopes = ["read", "run", "files", "machines", "tunnels", "admin"]
         made, _ = _post(url, "/api/v1/tokens", {"name": "python", "scopes": scopes}, cookie)
         yield Server(url, str(made["secret"]))
     finally:

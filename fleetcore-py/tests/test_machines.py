@@ -122,3 +122,15 @@ def test_ssh_hosts_come_from_a_file(tmp_path: Path) -> None:
     assert "ssh/there" in [t.target for t in fleet.targets()]
     with pytest.raises(fleetcore.FleetError):
         fleet.run("ssh/there", ["true"])
+
+
+def test_a_closed_fleet_refuses_and_has_let_go(tmp_path: Path) -> None:
+    first = fleetcore.Fleet.local(data_dir=tmp_path)
+    with pytest.raises(fleetcore.BusyError):
+        fleetcore.Fleet.local(data_dir=tmp_path)
+    first.close()
+    first.close()
+    with pytest.raises(fleetcore.InvalidStateError, match="closed"):
+        first.run("local", ["true"])
+    with fleetcore.Fleet.local(data_dir=tmp_path) as second:
+        assert second.run("local", ["true"]).ok

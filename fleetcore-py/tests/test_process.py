@@ -128,7 +128,7 @@ def test_a_sub_interpreter_is_refused_with_a_clear_error() -> None:
         "try:\n"
         "    import fleetcore\n"
         "except ImportError as e:\n"
-        "    print('refused:', e)\n"
+        "    print('refused:', e, flush=True)\n"
         "'''\n"
         "sub.run_string(i, inner)\n"
     )
