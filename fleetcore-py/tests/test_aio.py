@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Place
+from conftest import Place, patiently
 from test_exec import gone
 
 import fleetcore
@@ -19,7 +19,7 @@ from fleetcore import aio
 def opened(place: Place) -> aio.Fleet:
     if place.url is not None:
         return aio.Fleet.connect(place.url, place.token)
-    return aio.Fleet.local(data_dir=place.data_dir)
+    return patiently(lambda: aio.Fleet.local(data_dir=place.data_dir))
 
 
 def test_run(place: Place) -> None:
@@ -126,9 +126,13 @@ def test_session_files_and_fan_out(place: Place) -> None:
         async with opened(place) as fleet:
             async with fleet.session(place.target) as shell:
                 assert (await shell.run("cd /tmp && pwd")).text.strip() == "/tmp"
-                task = asyncio.create_task(shell.run("echo go; sleep 1000"))
-                while not shell.busy:
-                    await asyncio.sleep(0)
+                task = asyncio.create_task(shell.run("sh -c 'echo go; exec sleep 1000'"))
+                # A Ctrl-C before the program runs is the shell's, which drops the line.
+                seen = b""
+                async for chunk in shell.output():
+                    seen += chunk.data
+                    if b"go\r\n" in seen:
+                        break
                 turn = await shell.interrupt()
                 assert (await task).exit_code == turn.exit_code == 130
             name = f"/tmp/py-{os.getpid()}-{time.monotonic_ns()}"

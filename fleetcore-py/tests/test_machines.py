@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import Place, Server
+from conftest import Place, Server, patiently
 
 import fleetcore
 from fleetcore import aio
@@ -132,5 +132,5 @@ def test_a_closed_fleet_refuses_and_has_let_go(tmp_path: Path) -> None:
     first.close()
     with pytest.raises(fleetcore.InvalidStateError, match="closed"):
         first.run("local", ["true"])
-    with fleetcore.Fleet.local(data_dir=tmp_path) as second:
+    with patiently(lambda: fleetcore.Fleet.local(data_dir=tmp_path)) as second:
         assert second.run("local", ["true"]).ok

@@ -41,7 +41,7 @@ def test_control_comes_back(fleet: fleetcore.Fleet, target: str) -> None:
 def test_interrupt_from_another_thread(fleet: fleetcore.Fleet, target: str) -> None:
     with fleet.session(target) as shell:
         codes: list[int | None] = []
-        waiting = threading.Thread(target=lambda: codes.append(shell.run("echo go; sleep 1000").exit_code))
+        waiting = threading.Thread(target=lambda: codes.append(shell.run("sh -c 'echo go; exec sleep 1000'").exit_code))
         output = shell.output(0)
         waiting.start()
         seen = b""
