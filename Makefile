@@ -5,7 +5,9 @@ ARGS ?=
 WEB := fleetcore-http/web
 VENV ?= .venv
 
-.PHONY: help run web test test-rust test-web test-python test-api lint doc bench behavior stress deny features fuzz openapi
+MACOS := x86_64-apple-darwin
+
+.PHONY: help alone macos run web test test-rust test-web test-python test-api lint doc bench behavior stress deny features fuzz openapi
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,7 +25,7 @@ $(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(shell find $(WE
 
 test: lint test-rust test-web test-python test-api ## Everything CI runs
 
-lint: ## Formatting, clippy, docs, without a warning
+lint: alone ## Formatting, clippy, docs, without a warning
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
@@ -70,12 +72,17 @@ stress: ## The behaviour suite N times: make stress N=20
 deny: ## Licences, sources and bans of all dependencies, known vulnerabilities (needs cargo-deny)
 	$(CARGO) deny --all-features check --hide-inclusion-graph $(ARGS)
 
+# In the workspace every package gets the features that any of them asks for; users build one of them.
+alone: ## Every package as its users build it, without the features of its neighbours
+	@set -e; for p in fleetcore fleetcore-testkit fleetcore-http fleetcore-cli fleetcore-py fleetcore-examples fleetcore-benches; do \
+	    echo "$$p"; $(CARGO) check --locked --quiet -p $$p; done
+
 # Each feature on its own, none and all; the lints say what is unused in one combination only.
 CHECK = $(CARGO) clippy --locked --quiet
 features: ## Every feature alone, none, and all, without a warning
-	@set -e; for f in "" local multipass sqlite metrics local,sqlite local,sqlite,metrics; do \
+	@set -e; for f in "" local multipass sandbox sqlite metrics ssh local,sqlite local,sqlite,metrics; do \
 	    echo "fleetcore [$$f]"; $(CHECK) -p fleetcore --no-default-features --features "$$f" -- -D warnings; done
-	@set -e; for f in "" client otel client,otel; do \
+	@set -e; for f in "" batwa client mcp openhands otel client,otel; do \
 	    echo "fleetcore-http [$$f]"; $(CHECK) -p fleetcore-http --no-default-features --features "$$f" -- -D warnings; done
 	@set -e; for p in fleetcore fleetcore-http fleetcore-cli; do \
 	    echo "$$p [all]"; $(CHECK) -p $$p --all-features --all-targets -- -D warnings; done
@@ -83,6 +90,9 @@ features: ## Every feature alone, none, and all, without a warning
 fuzz: ## Every fuzz target for S seconds: make fuzz S=60 (needs cargo-fuzz and the nightly toolchain)
 	@set -e; for d in fleetcore fleetcore-http; do for t in $$(cd $$d && $(CARGO) +nightly fuzz list); do \
 	    echo "$$d $$t"; (cd $$d && $(CARGO) +nightly fuzz run $$t -- -max_total_time=$(or $(S),10) -rss_limit_mb=4096); done; done
+
+macos: ## Check that the core compiles for macOS (rustup target add $(MACOS))
+	$(CARGO) check --locked --target $(MACOS) -p fleetcore --no-default-features --features local,multipass
 
 openapi: ## Write fleetcore-http/openapi.json anew and the front end's types from it
 	FLEETCORE_UPDATE_OPENAPI=1 $(CARGO) test --locked -p fleetcore-http --test api document

@@ -129,6 +129,8 @@ pub(crate) enum Verb {
     /// Manage users of a server
     #[command(subcommand)]
     User(User),
+    /// Offer the fleet as tools of the Model Context Protocol (MCP), over standard input and output
+    Mcp(Mcp),
     /// Stand where another system's program stood, with its own flags and environment
     #[command(arg_required_else_help = true)]
     Compat(Compat),
@@ -259,6 +261,21 @@ pub(crate) struct Agent {
     /// Longest pause between tries
     #[arg(long, value_name = "TIME", value_parser = parse::duration, default_value = "30s", hide = true)]
     pub(crate) reconnect_most: Duration,
+}
+
+/// Made to be started by a program that drives a language model, such as an editor or an assistant: it speaks JSON-RPC on
+/// standard input and output, and logs to stderr. It ends when its input ends. With a server, the tools may do what the
+/// token may, and the server's audit log says so; without one, everything the tools started ends with it. A server offers
+/// the same tools over HTTP at /mcp.
+#[derive(Args, Debug)]
+pub(crate) struct Mcp {
+    /// Offer only tools that change nothing
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Only targets that match, e.g. 'sandbox/*'; repeatable: * is any text within one part of a name, ? one character,
+    /// ** as the last part one part or more
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) target: Vec<Pattern>,
 }
 
 /// `fleetcore compat NAME [ARGS]` takes everything after NAME as the original did; NAME --help tells what. A link to this

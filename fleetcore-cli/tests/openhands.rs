@@ -1,5 +1,5 @@
 //! The program in the place of OpenHands' runtime.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -113,4 +113,146 @@ fn exit_codes_of_the_original() {
         let done = home.run(&args);
         assert!(done.code == code && done.err.contains(says), "{args:?}: {done:?}");
     }
+}
+
+impl Runtime {
+    /// Content and exit code of a command.
+    fn run(&self, command: &str) -> (String, i64) {
+        let body = serde_json::json!({ "action":
+            { "action": "run", "args": { "command": command, "blocking": true }, "timeout": 600 } });
+        let answer = self.act(&body);
+        let code = answer["extras"]["metadata"]["exit_code"].as_i64();
+        let code = code.unwrap_or_else(|| panic!("{command}: {answer}"));
+        (answer["content"].as_str().unwrap().to_owned(), code)
+    }
+
+    fn act(&self, body: &serde_json::Value) -> serde_json::Value {
+        let (status, all) = ask(&self.address, "POST", "/execute_action", "", &body.to_string());
+        assert_eq!(status, 200, "{body}: {all}");
+        serde_json::from_str(all.split_once("\r\n\r\n").unwrap().1).unwrap()
+    }
+
+    fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// A line of `/proc/PID/status`, in MiB.
+    fn memory_mib(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).unwrap();
+        line.split_ascii_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+    }
+}
+
+fn number(variable: &str, usually: u64) -> u64 {
+    std::env::var(variable).map_or(usually, |text| text.parse().unwrap())
+}
+
+#[test]
+fn a_command_that_takes_too_much_memory_is_ended_and_everybody_is_told() {
+    let home = Home::new();
+    let runtime = start(&home, &[("RUNTIME_MAX_MEMORY_GB", "1")]);
+    // The limit of the shell is for the host, should ours not work.
+    let (content, code) = runtime.run("x=kept; (ulimit -v 8000000; exec tail /dev/zero)");
+    assert_eq!(code, 137, "{content}");
+    let told = "(tail) was killed. It held ";
+    assert!(content.contains("[Out of memory: process ") && content.contains(told), "{content}");
+    assert!(content.ends_with("the limit of this runtime is 1024 MiB.]"), "{content}");
+    // It is told once; the shell lives on, and the server anyway.
+    assert_eq!(runtime.run("echo $x"), ("kept".to_owned(), 0));
+    let metrics = ask(&runtime.address, "GET", "/metrics", "", "").1;
+    for line in
+        ["fleetcore_runtime_memory_kills_total 1\n", "fleetcore_runtime_memory_limit_bytes 1073741824\n"]
+    {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    // In the background and of another session, it is told with the next command.
+    runtime.run("(ulimit -v 8000000; exec setsid tail /dev/zero) & disown; cd /");
+    let killed = || {
+        ask(&runtime.address, "GET", "/metrics", "", "")
+            .1
+            .contains("fleetcore_runtime_memory_kills_total 2\n")
+    };
+    wait_for(killed);
+    let (content, code) = runtime.run("echo later");
+    assert!(code == 0 && content.starts_with("later\n[Out of memory: process "), "{content}");
+    // A shell that holds too much itself is replaced.
+    let (content, code) = runtime.run("ulimit -v 8000000; y=$(tr '\\0' a < /dev/zero)");
+    assert!(content.contains("Out of memory") && code != 0, "{code} {content}");
+    assert_eq!(runtime.run("echo well").0.lines().next(), Some("well"));
+}
+
+#[test]
+fn processes_are_listed() {
+    let home = Home::new();
+    let runtime = start(&home, &[("SESSION_API_KEY", "s3cret")]);
+    for path in ["/server_info/processes", "/metrics"] {
+        assert_eq!(ask(&runtime.address, "GET", path, "", "").0, 403, "{path}");
+    }
+    assert_eq!(ask(&runtime.address, "POST", "/execute_action", KEY, &run("sleep 1000 & disown")).0, 200);
+    // A process is a copy of its shell until it has become its program.
+    wait_for(|| {
+        let (status, list) = ask(&runtime.address, "GET", "/server_info/processes", KEY, "");
+        assert!(status == 200 && list.contains(r#""name":"bash""#), "{list}");
+        list.contains(r#""name":"sleep""#)
+    });
+    let (status, metrics) = ask(&runtime.address, "GET", "/metrics", KEY, "");
+    assert!(status == 200 && metrics.contains("fleetcore_runtime_processes 2\n"), "{metrics}");
+    assert!(metrics.contains("fleetcore_runtime_actions_total 1\n"), "{metrics}");
+}
+
+/// `FLEETCORE_SURVIVE_ACTIONS`: how many; 1000 otherwise.
+#[test]
+fn many_actions_leave_nothing_behind() {
+    let home = Home::new();
+    let runtime = start(&home, &[]);
+    let dir = home.path("work").display().to_string();
+    let act = |action: &str, args: serde_json::Value| {
+        runtime.act(&serde_json::json!({ "action": { "action": action, "args": args, "timeout": 60 } }))
+    };
+    let turn = |n: u64| match n % 10 {
+        0 => drop(act("read", serde_json::json!({ "path": "file" }))),
+        1 => drop(act("write", serde_json::json!({ "path": "file", "content": format!("{n}\n") }))),
+        2 => {
+            let args =
+                serde_json::json!({ "path": format!("{dir}/edited"), "command": "create", "file_text": "a" });
+            drop(act("edit", args));
+            std::fs::remove_file(format!("{dir}/edited")).unwrap();
+        }
+        3 => assert_eq!(runtime.run("exec 3< /dev/null; exec 3<&-; ls /nonexistent 2>/dev/null").1, 2),
+        4 if n % 100 == 4 => {
+            let args = serde_json::json!({ "command": "echo static", "is_static": true });
+            assert_eq!(act("run", args)["content"], "static");
+        }
+        5 if n % 100 == 5 => assert_eq!(runtime.run("exit 5").1, 5),
+        6 => drop(ask(&runtime.address, "GET", "/server_info", "", "")),
+        _ => assert_eq!(runtime.run(&format!("echo {n}")), (n.to_string(), 0)),
+    };
+    // Buffers and threads that are kept are there after some.
+    (0..300).for_each(turn);
+    let (files, memory) = (runtime.open_files(), runtime.memory_mib("VmRSS"));
+    let all = number("FLEETCORE_SURVIVE_ACTIONS", 1000);
+    (300..300 + all).for_each(turn);
+    // What belongs to connections and shells that have just ended may still be there for a moment.
+    wait_for(|| runtime.open_files() <= files);
+    let grown = runtime.memory_mib("VmRSS").saturating_sub(memory);
+    assert!(grown <= 16, "{grown} MiB more after {all} actions, {memory} before");
+    eprintln!("{all} actions: {files} open files, {memory} MiB and {grown} more");
+    let (_, metrics) = ask(&runtime.address, "GET", "/metrics", "", "");
+    assert!(metrics.contains("fleetcore_runtime_processes 1\n"), "{metrics}");
+}
+
+/// `FLEETCORE_SURVIVE_BYTES`: how many; 200 MB otherwise.
+#[test]
+fn a_flood_of_output_is_answered_in_bounded_memory() {
+    let home = Home::new();
+    let runtime = start(&home, &[]);
+    let bytes = number("FLEETCORE_SURVIVE_BYTES", 200_000_000);
+    let flood = format!("echo first; yes 'a line of a flood of output' | head -c {bytes}; echo; echo last");
+    let (content, code) = runtime.run(&flood);
+    assert!(code == 0 && content.ends_with("last") && content.len() < 40_000, "{code} {}", content.len());
+    let most = runtime.memory_mib("VmHWM");
+    assert!(most < 300, "{most} MiB");
+    assert_eq!(runtime.run("echo next"), ("next".to_owned(), 0));
+    eprintln!("{bytes} bytes: at most {most} MiB");
 }

@@ -111,6 +111,8 @@ pub(crate) struct Inner {
     streams: Quotas,
     tunnels: Quotas,
     tunnel_places: Arc<Semaphore>,
+    #[cfg(feature = "openhands")]
+    runtimes: native::Runtimes,
     session_owners: native::SessionOwners,
     load: LoadWatch,
     notices: native::Notices,
@@ -154,6 +156,8 @@ impl App {
             streams: Quotas::new("streams", limits.streams_per_actor),
             tunnels: Quotas::new("tunnels", limits.tunnels_per_actor),
             tunnel_places: Arc::new(Semaphore::new(limits.tunnels.min(Semaphore::MAX_PERMITS))),
+            #[cfg(feature = "openhands")]
+            runtimes: native::Runtimes::new(limits.runtimes, limits.runtimes_per_actor),
             session_owners: native::SessionOwners::new(limits.sessions_per_actor),
             load: LoadWatch::default(),
             notices,
@@ -275,6 +279,10 @@ impl App {
         let full = |_| Problem::quota("tunnels of all users", self.config().limits.tunnels);
         Ok(TunnelPass { _user: user, _place: place.map_err(full)? })
     }
+    #[cfg(feature = "openhands")]
+    pub(crate) fn runtimes(&self) -> &native::Runtimes {
+        &self.0.runtimes
+    }
     pub(crate) fn session_owners(&self) -> &native::SessionOwners {
         &self.0.session_owners
     }
@@ -350,6 +358,8 @@ pub fn router(app: App) -> Router {
     let (api, _) = native::routes().split_for_parts();
     #[cfg(feature = "client")]
     let api = api.route("/api/v1/link", axum::routing::get(crate::link::link));
+    #[cfg(feature = "mcp")]
+    let api = api.merge(crate::mcp::routes(&app));
     api.merge(ui::routes())
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(app.clone(), around))
@@ -477,8 +487,9 @@ impl Trail {
     async fn end(mut self, outcome: &str) {
         self.done = true;
         let Some(entry) = self.entry(outcome) else { return };
-        // Commands have a durable record with the actor of their own; anything else waits for the disk.
-        let hot = entry.action.starts_with("command.");
+        // Commands have a durable record with the actor of their own, and an agent's actions come one after another;
+        // anything else waits for the disk.
+        let hot = entry.action.starts_with("command.") || entry.action == "runtime.action";
         let app = self.app.clone();
         // Its own task: a client that leaves now must not take the entry with it.
         let write =

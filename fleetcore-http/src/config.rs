@@ -137,6 +137,10 @@ pub struct Limits {
     pub tunnels_per_actor: usize,
     /// Connections through targets at once. Default 4096.
     pub tunnels: usize,
+    /// Runtimes of AI coding agents at once. Default 64.
+    pub runtimes: usize,
+    /// Runtimes one user may have at once. Default 16.
+    pub runtimes_per_actor: usize,
     /// Connections at once. Default 16384.
     pub connections: usize,
     /// Passwords checked at once; each takes 19 MiB (OWASP's argon2id setting). Default 2.
@@ -168,6 +172,8 @@ impl Limits {
             ("limits.streams_per_actor", self.streams_per_actor),
             ("limits.tunnels_per_actor", self.tunnels_per_actor),
             ("limits.tunnels", self.tunnels),
+            ("limits.runtimes", self.runtimes),
+            ("limits.runtimes_per_actor", self.runtimes_per_actor),
             ("limits.connections", self.connections),
             ("limits.password_checks", self.password_checks),
         ];
@@ -201,6 +207,8 @@ impl Default for Limits {
             streams_per_actor: 4096,
             tunnels_per_actor: 1024,
             tunnels: 4096,
+            runtimes: 64,
+            runtimes_per_actor: 16,
             connections: 16_384,
             password_checks: 2,
             logins_per_minute: 10,

@@ -31,6 +31,8 @@ mod extract;
 pub mod fuzz;
 #[cfg(feature = "client")]
 pub mod link;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 mod native;
 mod server;
 pub mod telemetry;

@@ -47,6 +47,8 @@ pub mod fuzz;
 mod id;
 mod journal;
 pub mod layers;
+#[cfg(feature = "local")]
+pub mod oom;
 pub mod raw;
 pub mod session;
 mod sim;

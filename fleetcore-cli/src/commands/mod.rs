@@ -17,6 +17,7 @@ mod logs;
 mod ls;
 mod machines;
 mod man;
+mod mcp;
 mod operate;
 mod ps;
 mod run;
@@ -85,6 +86,7 @@ async fn verb(verb: Verb, settings: &Settings) -> Outcome {
         Verb::Logout => login::logout(settings).await,
         Verb::Token(args) => token::token(args, settings).await,
         Verb::User(args) => user::user(args, settings).await,
+        Verb::Mcp(args) => mcp::mcp(args, settings).await,
         Verb::Compat(args) => {
             let CompatCall::Program(words) = args.call;
             compat::compat(words, settings).await
@@ -100,7 +102,8 @@ fn log(verbose: u8) {
     let default = match verbose {
         0 => "error",
         1 => "info",
-        _ => "debug",
+        // In its details are arguments of tools, and those may hold secrets.
+        _ => "debug,rmcp=info",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));

@@ -45,7 +45,8 @@ pub(crate) async fn serve(args: Serve, settings: &Settings) -> Outcome {
         0 if settings.quiet => "warn",
         0 => "info",
         1 => "info,fleetcore=debug,fleetcore_http=debug",
-        _ => "debug",
+        // In its details are arguments of tools, and those may hold secrets.
+        _ => "debug,rmcp=info",
     };
     let _telemetry = telemetry::init(format, Some(filter))?;
 

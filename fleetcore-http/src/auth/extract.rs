@@ -70,6 +70,15 @@ pub(crate) struct StreamPass {
     _permit: Permit,
 }
 
+impl StreamPass {
+    /// Resolves when the stream has to end; holds its place until dropped.
+    #[cfg(feature = "openhands")]
+    pub(crate) async fn over(self) {
+        let Self { ended, _permit } = self;
+        ended.await;
+    }
+}
+
 /// Collects what the audit log will say about one request; handlers fill it in.
 #[derive(Debug, Default)]
 pub(crate) struct AuditSlot {
@@ -135,7 +144,7 @@ async fn authenticate(parts: &Parts, app: &App) -> Result<Option<Actor>, Problem
 }
 
 /// The token of an `Authorization` header.
-pub(super) fn bearer(value: &HeaderValue) -> Option<&str> {
+pub(crate) fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }

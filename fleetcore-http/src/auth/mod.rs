@@ -14,6 +14,8 @@ pub use login::ensure_admin;
 #[cfg(feature = "client")]
 pub(crate) use csrf::called_as;
 pub(crate) use csrf::{check_origin, host_allowed};
+#[cfg(feature = "mcp")]
+pub(crate) use extract::bearer;
 pub(crate) use extract::{
     Actor, Audit, AuditSlot, CanAdmin, CanFiles, CanMachines, CanRead, CanRun, CanTunnel, Optional,
     StreamPass,

@@ -16,4 +16,10 @@ mod registry;
 
 pub use dialect::{Call, Dialect, Exits, Host, Plan, Refusal, Service};
 pub use listen::Listener;
+#[cfg(feature = "openhands")]
+pub use openhands::{ActionState, RuntimeState};
+#[cfg(feature = "openhands")]
+pub(crate) use openhands::{
+    Hosted, HostedSpec, WATCHERS as RUNTIME_WATCHERS, events, from_request as events_request,
+};
 pub use registry::{ALL, find};

@@ -335,6 +335,8 @@ pub(super) async fn change_user(
     if !same_rights {
         // Streams were opened with the rights of before.
         app.tokens().revoke(|l| l.user == name);
+        #[cfg(feature = "openhands")]
+        app.runtimes().end_of(&name);
     }
     if request.password.is_some() || user.disabled {
         end_logins(&app, &name, None).await?;
@@ -367,6 +369,8 @@ pub(super) async fn remove_user(
     }
     app.identities().remove_user(&name).await?;
     app.tokens().revoke(|l| l.user == name);
+    #[cfg(feature = "openhands")]
+    app.runtimes().end_of(&name);
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -19,6 +19,8 @@ mod notices;
 mod openapi;
 mod output;
 mod range;
+#[cfg(feature = "openhands")]
+mod runtimes;
 mod sessions;
 mod sse;
 mod targets;
@@ -34,5 +36,7 @@ pub(crate) use events::LoadWatch;
 pub(crate) use metrics::keep_metrics;
 pub(crate) use notices::Notices;
 pub(crate) use openapi::routes;
+#[cfg(feature = "openhands")]
+pub(crate) use runtimes::Runtimes;
 pub(crate) use sessions::SessionOwners;
 pub(crate) use watch::MachineWatch;

@@ -38,6 +38,7 @@ use crate::{
         (name = "commands", description = "Commands: run, list, watch, control"),
         (name = "sessions", description = "Shells that belong to the server"),
         (name = "agents", description = "Hosts that have joined"),
+        (name = "runtimes", description = "Runtimes of AI coding agents"),
         (name = "files", description = "Files of a target"),
         (name = "events", description = "Changes as they happen"),
         (name = "identity", description = "Logins, users, tokens, audit"),
@@ -51,6 +52,8 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
     let router = OpenApiRouter::with_openapi(Document::openapi());
     #[cfg(feature = "client")]
     let router = router.merge(super::agents::routes());
+    #[cfg(feature = "openhands")]
+    let router = router.merge(super::runtimes::routes::routes());
     router
         .routes(routes!(targets::list_targets))
         .routes(routes!(targets::get_target))

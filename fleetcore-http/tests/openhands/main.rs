@@ -11,9 +11,12 @@
     reason = "tests"
 )]
 
+mod browser;
 mod compare;
 mod differences;
 mod editor;
+mod live;
 mod replay;
 mod sessions;
+mod survive;
 mod tools;

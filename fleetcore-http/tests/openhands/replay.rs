@@ -1,6 +1,8 @@
 //! Starting the real server and asking it what was asked when the original was recorded.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fleetcore::{
@@ -55,13 +57,24 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_on(args, env, |_| LocalConfig::default()).await
+    }
+
+    /// On a host with other settings; they are told the working directory.
+    pub(crate) async fn start_on(
+        args: &[&str],
+        env: &[(&str, &str)],
+        config: impl FnOnce(&str) -> LocalConfig,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        // Another user's shell has to get there.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let work = dir.path().join("work").display().to_string();
         let viewer = dir.path().join("viewer-url");
         let mut all = vec!["0", "--working-dir", &work];
         all.extend(args);
         let mut vars: BTreeMap<String, String> =
-            env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            env.iter().map(|(k, v)| ((*k).to_owned(), v.replace("/workspace", &work))).collect();
         for name in ["PATH", "LANG", "USER"] {
             if let Ok(value) = std::env::var(name) {
                 vars.entry(name.to_owned()).or_insert(value);
@@ -76,7 +89,7 @@ impl Running {
             .with_listen("127.0.0.1:0".parse().unwrap());
         let plan =
             compat::find("openhands-runtime").unwrap().parse(&call).unwrap_or_else(|e| panic!("{}", e.text));
-        let fleet = Fleet::builder().with_host(Arc::new(Local::new(LocalConfig::default()))).build();
+        let fleet = Fleet::builder().with_host(Arc::new(Local::new(config(&work)))).build();
         let app = App::new(plan.config(), fleet, Stores::new(Arc::new(MemoryStore::new())));
         let listener = Listener::bind(plan, app, dir.path().join("data")).await.unwrap();
         let url = format!("http://{}", listener.local_addr());

@@ -8,5 +8,5 @@ if (reason) {
   process.exit(0);
 }
 const { status } = spawnSync(process.execPath, ['--test', '--test-reporter=spec', '--test-concurrency=1', ...process.argv.slice(2).filter((it) => it.startsWith('--')),
-  `${import.meta.dirname}/ui.test.mjs`, `${import.meta.dirname}/machines.test.mjs`], { stdio: 'inherit' });
+  `${import.meta.dirname}/ui.test.mjs`, `${import.meta.dirname}/machines.test.mjs`, `${import.meta.dirname}/runtimes.test.mjs`], { stdio: 'inherit' });
 process.exit(status ?? 1);

@@ -38,7 +38,7 @@ export function ui(name, body, { login = true, expectErrors = false, skip = fals
     page.on('pageerror', (error) => complaints.push(error.stack ?? error.message));
     page.on('console', (message) => {
       // A server without machines or agents answers 404 when asked for them.
-      const asked = /\/api\/v1\/(providers|agents)$/.test(message.location().url) && /status of 404/.test(message.text());
+      const asked = /\/api\/v1\/(providers|agents|runtimes)$/.test(message.location().url) && /status of 404/.test(message.text());
       if (message.type() === 'error' && !asked && !/status of 401/.test(message.text())) complaints.push(message.text());
     });
     page.on('request', (request) => {

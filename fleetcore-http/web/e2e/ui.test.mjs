@@ -404,7 +404,7 @@ describe('accessibility', () => {
       const found = [];
       const check = async (at) => found.push(...(await violations(page, at)));
       await check('/run');
-      for (const at of ['/machines', '/machines/local', '/history', '/tokens', '/users', '/audit', '/files?target=local&path=/etc', '/terminals']) {
+      for (const at of ['/machines', '/machines/local', '/history', '/tokens', '/users', '/audit', '/runtimes', '/files?target=local&path=/etc', '/terminals']) {
         await page.goto(at);
         await page.getByRole('heading', { level: 1 }).waitFor();
         await page.waitForFunction(() => !document.querySelector('.busy, .progress'));

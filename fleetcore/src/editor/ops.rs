@@ -114,7 +114,7 @@ impl Editor {
     }
 
     /// Replaces the only occurrence of `old` by `new`. If there is none, both are tried without the white space around
-    /// them. Line ends are `\n` in both, whatever the file has.
+    /// them. Line ends are `\n` in `old`, whatever the file has: a `\r\n` is nowhere.
     ///
     /// # Errors
     /// `NotFound`, `IsDirectory`, `NotAFile`, `TooLarge`, `Binary`, `Undecodable`, `Read`, `Write`; `NoMatch`,
@@ -273,9 +273,7 @@ fn stripped(text: &str) -> &str {
 
 fn replaced(document: &Document, old: &str, new: &str) -> Result<(Vec<u8>, Change), EditError> {
     let text = document.text();
-    // Agents that saw the bytes of the file may write its line ends.
-    let plain = (document.line_end() == "\r\n").then(|| old.replace("\r\n", "\n"));
-    let (mut old, mut new) = (plain.as_deref().unwrap_or(old), new);
+    let (mut old, mut new) = (old, new);
     let mut place = find(text, old);
     if let Place::Nowhere = place {
         (old, new) = (stripped(old), stripped(new));

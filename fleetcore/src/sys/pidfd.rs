@@ -2,7 +2,9 @@
 
 use std::io;
 
-use rustix::process::{Pid, WaitIdStatus};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+use crate::ExitKind;
 
 /// Becomes ready when a child ends; the child stays a zombie, so its process id stays taken.
 #[derive(Debug)]
@@ -27,12 +29,10 @@ impl ExitWatch {
     }
 
     /// Waits for the end; the child is not reaped. Cancel-safe.
-    pub(crate) async fn wait(&self) -> io::Result<Option<WaitIdStatus>> {
+    pub(crate) async fn wait(&self) -> io::Result<ExitKind> {
         use std::os::fd::AsFd;
-
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
         let _ready = self.fd.readable().await?;
-        Ok(waitid(WaitId::PidFd(self.fd.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?)
+        ended(WaitId::PidFd(self.fd.get_ref().as_fd()))
     }
 }
 
@@ -45,13 +45,18 @@ impl ExitWatch {
 
     /// Waits for the end on a thread; the child is not reaped. The thread stays until then even when the wait
     /// is given up.
-    pub(crate) async fn wait(&self) -> io::Result<Option<WaitIdStatus>> {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
+    pub(crate) async fn wait(&self) -> io::Result<ExitKind> {
         let pid = self.pid;
-        tokio::task::spawn_blocking(move || {
-            Ok(waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?)
-        })
-        .await
-        .map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || ended(WaitId::Pid(pid))).await.map_err(io::Error::other)?
     }
+}
+
+/// How a child has ended, or ends while this waits. It stays a zombie.
+fn ended(child: WaitId<'_>) -> io::Result<ExitKind> {
+    let status = waitid(child, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)?;
+    Ok(match status.map(|s| (s.exit_status(), s.terminating_signal())) {
+        Some((Some(code), _)) => ExitKind::Code(code),
+        Some((_, Some(signal))) => ExitKind::Signal(signal),
+        _ => ExitKind::Unknown,
+    })
 }

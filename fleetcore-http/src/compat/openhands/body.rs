@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{extract::Request, response::Response};
-use fleetcore::{Error, ErrorKind, Files, Owner, Result};
+use fleetcore::{Error, ErrorKind, Files, Machine, Owner, Result};
 use futures::{FutureExt as _, future::BoxFuture};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use super::{
     action::Deed,
     archive,
+    browser::{self, Browser},
     edit::EditArgs,
     files::{ReadArgs, Workspace, WriteArgs},
     jupyter::Jupyter,
@@ -22,6 +23,7 @@ use super::{
     user::{self, User},
     viewer,
     vscode::Vscode,
+    watch::Watch,
 };
 use crate::App;
 
@@ -40,6 +42,8 @@ pub(super) struct Body {
     workspace: Workspace,
     jupyter: Option<Jupyter>,
     vscode: Option<Vscode>,
+    here: bool,
+    browser: Option<Browser>,
 }
 
 impl Body {
@@ -47,7 +51,7 @@ impl Body {
     ///
     /// # Errors
     /// Those of the user, the shell and the plugins, which are named.
-    pub(super) async fn start(options: Options, app: App) -> Result<Arc<Self>> {
+    pub(super) async fn start(options: Options, app: App, watch: Arc<Watch>) -> Result<Arc<Self>> {
         let options = Arc::new(options);
         let users = tokio::task::spawn_blocking({
             let options = options.clone();
@@ -59,22 +63,46 @@ impl Body {
         let machine = app.fleet().machine("local")?;
         let files = machine.files().await?;
         serve_viewer(&options, &app, files.clone()).await?;
+        Self::on(machine, files, users, &options, watch).await
+    }
+
+    /// Starts it on a machine of a server, as whoever commands there run as.
+    ///
+    /// # Errors
+    /// Those of the machine, the shell and the plugins, which are named.
+    pub(super) async fn hosted(machine: Machine, options: &Options, watch: Arc<Watch>) -> Result<Arc<Self>> {
+        let files = machine.files().await?;
+        files.create_dir(&options.working_dir).await?;
+        Self::on(machine, files, user::Set::default(), options, watch).await
+    }
+
+    async fn on(
+        machine: Machine,
+        files: Files,
+        users: user::Set,
+        options: &Options,
+        watch: Arc<Watch>,
+    ) -> Result<Arc<Self>> {
+        let here = machine.target().is_local();
         let shell = Shell::open(
             machine,
             &options.working_dir,
             users.shell.as_ref().map(|user| user.name.as_str()),
             Duration::from_secs(options.soft),
-            shell_env(&options, users.shell.as_ref()),
+            shell_env(options, users.shell.as_ref()),
+            watch,
         );
         // As in the original: whose files are is a matter of the user's id alone.
         let owner = users.owner.filter(|_| rustix::process::geteuid().is_root());
+        let browser =
+            Browser::new(options, users.shell.clone(), owner.as_ref().map(|user| (user.uid, user.uid)))?;
         let workspace = Workspace::new(
             files,
             &options.working_dir,
             owner.map(|user| Owner { uid: user.uid, gid: user.uid }),
         );
-        let (shell, (jupyter, vscode)) = tokio::try_join!(shell, plugins(&options, users.shell.clone()))?;
-        Ok(Arc::new(Self { shell, workspace, jupyter, vscode }))
+        let (shell, (jupyter, vscode)) = tokio::try_join!(shell, plugins(options, users.shell.clone()))?;
+        Ok(Arc::new(Self { shell, workspace, jupyter, vscode, browser, here }))
     }
 }
 
@@ -199,8 +227,12 @@ impl Hands for Body {
                         new_str: edit.new_str,
                         insert_line: edit.insert_line,
                     };
-                    Ok(self.workspace.edit(&args).await)
+                    self.workspace.edit(&args).await
                 }
+                Deed::Browse(browse) => Ok(match &self.browser {
+                    Some(browser) => browser.act(&browse, &self.shell.cwd(), timeout).await,
+                    None => Observation::error(browser::NONE),
+                }),
             }
         }
         .boxed()
@@ -215,6 +247,10 @@ impl Hands for Body {
             }
         }
         .boxed()
+    }
+
+    fn here(&self) -> bool {
+        self.here
     }
 
     fn editor_token(&self) -> Option<String> {
@@ -233,7 +269,12 @@ impl Hands for Body {
                     vscode.stop().await;
                 }
             };
-            tokio::join!(self.shell.close(), jupyter, vscode);
+            let browser = async {
+                if let Some(browser) = &self.browser {
+                    browser.stop().await;
+                }
+            };
+            tokio::join!(self.shell.close(), jupyter, vscode, browser);
         }
         .boxed()
     }

@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    files::{BINARY, Workspace, is_missing, posix, python_error, quoted, resolve, suffix, type_name},
+    files::{
+        BINARY, Workspace, is_circle, is_missing, posix, python_error, quoted, resolve, suffix, type_name,
+    },
     observation::{Observation, Source},
 };
 
@@ -46,6 +48,20 @@ pub(super) struct EditArgs {
     pub(super) insert_line: Value,
 }
 
+/// Why there is nothing to show.
+enum Wrong {
+    /// The tool says so.
+    Told(String),
+    /// The tool itself failed: an HTTP 500.
+    Failed(String),
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Self {
+        Self::Told(why)
+    }
+}
+
 /// What the tool answers: a text, and what changed.
 struct Answer {
     text: String,
@@ -54,26 +70,34 @@ struct Answer {
 
 impl Workspace {
     /// The `edit` action. What goes wrong is told in what it shows.
-    pub(super) async fn edit(&self, args: &EditArgs) -> Observation {
-        let (old, new) = (args.old_str.as_str(), args.new_str.as_str());
-        let answer = self.attempt(&args.path, args).await;
-        let answer =
-            answer.unwrap_or_else(|why| Answer { text: format!("ERROR:\n{why}"), diff: String::new() });
-        Observation::edited(&args.path, answer.text, old, new, &answer.diff)
+    ///
+    /// # Errors
+    /// The text of an HTTP 500.
+    pub(super) async fn edit(&self, args: &EditArgs) -> Result<Observation, String> {
+        let answer = match self.attempt(&args.path, args).await {
+            Ok(answer) => answer,
+            Err(Wrong::Told(why)) => Answer { text: format!("ERROR:\n{why}"), diff: String::new() },
+            Err(Wrong::Failed(why)) => return Err(why),
+        };
+        Ok(Observation::edited(&args.path, answer.text, &args.old_str, &args.new_str, &answer.diff))
     }
 
     /// The view of `read`.
-    pub(super) async fn view(&self, sent: &str, range: &Value) -> Observation {
+    ///
+    /// # Errors
+    /// The text of an HTTP 500.
+    pub(super) async fn view(&self, sent: &str, range: &Value) -> Result<Observation, String> {
         if sent.ends_with(".pyc") || (sent.starts_with('/') && self.has_binary_head(sent).await) {
-            return Observation::error(BINARY);
+            return Ok(Observation::error(BINARY));
         }
         let path = posix(sent);
         let text = match self.check_path("view", sent, &path).await {
             Ok(kind) => self.shown(&path, kind, range).await,
-            Err(why) => Err(why),
+            Err(Wrong::Told(why)) => Err(why),
+            Err(Wrong::Failed(why)) => return Err(why),
         };
         let text = text.unwrap_or_else(|why| format!("ERROR:\n{why}"));
-        Observation::read(sent, text, Source::Editor)
+        Ok(Observation::read(sent, text, Source::Editor))
     }
 
     async fn has_binary_head(&self, path: &str) -> bool {
@@ -87,10 +111,10 @@ impl Workspace {
         is_binary(path, &head)
     }
 
-    async fn attempt(&self, sent: &str, args: &EditArgs) -> Result<Answer, String> {
+    async fn attempt(&self, sent: &str, args: &EditArgs) -> Result<Answer, Wrong> {
         let line = line_number(&args.insert_line)?;
         let path = &*posix(sent);
-        let command = args.command.as_str().unwrap_or_default();
+        let command = &*shown_plain(&args.command);
         let kind = self.check_path(command, sent, path).await?;
         let required = |name: &str, value| match value {
             &Value::Null => Err(format!("Parameter `{name}` is required for command: {command}.")),
@@ -112,7 +136,7 @@ impl Workspace {
                 let new = if args.new_str.is_null() { "" } else { text("new_str", &args.new_str)? };
                 if args.old_str == args.new_str {
                     let rule = "No replacement was performed. `new_str` and `old_str` must be different.";
-                    return Err(invalid("new_str", new, rule));
+                    return Err(invalid("new_str", new, rule).into());
                 }
                 let change = self.editor.replace(path, old, new).await.map_err(failed)?;
                 let text = format!(
@@ -123,12 +147,13 @@ impl Workspace {
                 Ok(answer(sent, &change, text))
             }
             "insert" => {
-                let line = line.ok_or("Parameter `insert_line` is required for command: insert.")?;
+                let line = line
+                    .ok_or_else(|| "Parameter `insert_line` is required for command: insert.".to_owned())?;
                 let new = required("new_str", &args.new_str)?;
                 let change = match self.editor.insert(path, line, new).await {
                     Err(EditError::OutOfRange { lines }) => {
                         let rule = format!("It should be within the range of allowed values: [0, {lines}]");
-                        return Err(invalid("insert_line", &line.to_string(), &rule));
+                        return Err(invalid("insert_line", &line.to_string(), &rule).into());
                     }
                     other => other.map_err(failed)?,
                 };
@@ -144,16 +169,16 @@ impl Workspace {
                 let shown = numbered(&change.snippet, path, 1);
                 Ok(answer(sent, &change, format!("Last edit to {path} undone successfully. {shown}")))
             }
-            unknown => Err(format!(
+            unknown => Err(Wrong::Told(format!(
                 "Unrecognized command {unknown}. The allowed commands for the oh_editor tool are: view, create, \
                  str_replace, insert, undo_edit"
-            )),
+            ))),
         }
     }
 
     /// What can be said about path and command before the file is opened. `None` if there is nothing there.
-    async fn check_path(&self, command: &str, sent: &str, path: &str) -> Result<Option<FileKind>, String> {
-        let bad = |rule: &str| Err(invalid("path", path, rule));
+    async fn check_path(&self, command: &str, sent: &str, path: &str) -> Result<Option<FileKind>, Wrong> {
+        let bad = |rule: &str| Err(Wrong::Told(invalid("path", path, rule)));
         if !sent.starts_with('/') {
             let rule = "The path should be an absolute path, starting with `/`.";
             let meant = resolve(&self.working_dir, sent);
@@ -164,8 +189,9 @@ impl Workspace {
         }
         let kind = match self.files.stat(path).await {
             Ok(info) => Some(info.kind),
-            Err(e) if is_missing(&e) => None,
-            Err(e) => return Err(format!("Ran into {} while trying to read {path}", python_error(&e, path))),
+            // As `exists` of Python has it: also what cannot be a path, and links in a circle.
+            Err(e) if is_missing(&e) || is_circle(&e) || path.contains('\0') => None,
+            Err(e) => return Err(Wrong::Failed(python_error(&e, path))),
         };
         match (command, kind) {
             ("create", Some(_)) => {
@@ -186,7 +212,7 @@ impl Workspace {
             _ => {}
         }
         let suffix = suffix(path);
-        if command != "view" && DOCUMENTS.contains(&suffix) {
+        if is_document(suffix) {
             return bad(&format!(
                 "The path {path} points to a binary file ({suffix}) and only the `view` command can be used on \
                  supported binary files."
@@ -197,24 +223,28 @@ impl Workspace {
 
     /// A file, some of its lines, or a directory.
     async fn shown(&self, path: &str, kind: Option<FileKind>, range: &Value) -> Result<String, String> {
-        let bad = |rule: &str| invalid("view_range", &repr(range), rule);
-        let wanted = !matches!(range, Value::Null | Value::Bool(false))
-            && range != &Value::from(0)
-            && range.as_array().is_none_or(|list| !list.is_empty())
-            && range != "";
+        let bad = |rule: &str| invalid("view_range", &shown_plain(range), rule);
+        let wanted = match range {
+            Value::Null => false,
+            Value::Bool(on) => *on,
+            Value::Number(n) => n.as_f64() != Some(0.0),
+            Value::String(text) => !text.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+        };
         if wanted && kind == Some(FileKind::Dir) {
             return Err(bad("The `view_range` parameter is not allowed when `path` points to a directory."));
         }
-        if kind != Some(FileKind::Dir) && DOCUMENTS.contains(&suffix(path)) {
+        if kind != Some(FileKind::Dir) && is_document(suffix(path)) {
             return self.document(path).await;
         }
-        let lines = match range
-            .as_array()
-            .map(|list| list.iter().map(Value::as_i64).collect::<Vec<_>>())
-            .as_deref()
+        let lines = match range.as_array().map(|list| list.iter().map(integer).collect::<Vec<_>>()).as_deref()
         {
             _ if !wanted => None,
             Some([Some(first), Some(last)]) => Some((*first, *last)),
+            _ if matches!(range, Value::Bool(_) | Value::Number(_)) => {
+                return Err(format!("object of type '{}' has no len()", type_name(range)));
+            }
             _ => return Err(bad("It should be a list of two integers.")),
         };
         let view = self.editor.view(path, lines).await.map_err(|e| match (e, lines) {
@@ -278,16 +308,35 @@ fn text<'a>(name: &str, value: &'a Value) -> Result<&'a str, String> {
 fn line_number(value: &Value) -> Result<Option<i64>, String> {
     match value {
         Value::Null => Ok(None),
-        Value::String(text) => text
-            .trim()
-            .parse()
-            .map(Some)
-            .map_err(|_| format!("Invalid insert_line value: '{text}'. Expected an integer.")),
+        Value::String(text) => {
+            let digits = text.trim();
+            // Python allows an underscore between two digits.
+            let plain = match digits.starts_with('_') || digits.ends_with('_') || digits.contains("__") {
+                true => digits.to_owned(),
+                false => digits.replace('_', ""),
+            };
+            let wrong = |_| format!("Invalid insert_line value: '{text}'. Expected an integer.");
+            plain.parse().map(Some).map_err(wrong)
+        }
         Value::Bool(on) => Ok(Some(i64::from(*on))),
         #[expect(clippy::cast_possible_truncation, reason = "saturates, and is checked against the file")]
         Value::Number(n) => Ok(n.as_i64().or_else(|| n.as_f64().map(|f| f.floor() as i64))),
         other => Err(format!("expected integer for `insert_line`, got '{}'", type_name(other))),
     }
+}
+
+/// A JSON value as Python prints it, and a text as it is.
+fn shown_plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| repr(value), str::to_owned)
+}
+
+/// What Python takes for an integer.
+fn integer(value: &Value) -> Option<i64> {
+    value.as_bool().map(i64::from).or_else(|| value.as_i64())
+}
+
+fn is_document(suffix: &str) -> bool {
+    DOCUMENTS.contains(&&*suffix.to_lowercase())
 }
 
 /// A JSON value as Python prints it.

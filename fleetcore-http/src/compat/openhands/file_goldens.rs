@@ -170,7 +170,7 @@ impl Replay {
         let done = match action["action"].as_str().unwrap() {
             "read" => self.workspace.read(&cwd, &serde_json::from_value(args).unwrap()).await,
             "write" => self.workspace.write(&cwd, &serde_json::from_value(args).unwrap()).await,
-            "edit" => Ok(self.workspace.edit(&serde_json::from_value::<EditArgs>(args).unwrap()).await),
+            "edit" => self.workspace.edit(&serde_json::from_value::<EditArgs>(args).unwrap()).await,
             "run" => return (200, json!({ "content": self.shell(args["command"].as_str().unwrap()) })),
             other => panic!("{other}"),
         };

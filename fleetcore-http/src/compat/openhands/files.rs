@@ -56,13 +56,56 @@ pub(super) struct WriteArgs {
     pub(super) path: String,
     pub(super) content: String,
     #[serde(default)]
-    pub(super) start: i64,
-    #[serde(default = "to_the_end")]
-    pub(super) end: i64,
+    pub(super) start: Bound,
+    #[serde(default = "Bound::end")]
+    pub(super) end: Bound,
 }
 
 fn to_the_end() -> i64 {
     -1
+}
+
+/// Where a slice of Python's begins or ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Value")]
+pub(super) enum Bound {
+    At(i64),
+    /// `None`: where the lines begin or end.
+    Open,
+    /// Nothing that can be one; noticed when a file is cut.
+    Odd,
+}
+
+impl Default for Bound {
+    fn default() -> Self {
+        Self::At(0)
+    }
+}
+
+impl Bound {
+    pub(super) fn end() -> Self {
+        Self::At(-1)
+    }
+}
+
+impl From<Value> for Bound {
+    fn from(value: Value) -> Self {
+        match &value {
+            Value::Null => Self::Open,
+            Value::Bool(on) => Self::At(i64::from(*on)),
+            Value::Number(n) => match (n.as_i64(), n.as_f64()) {
+                (Some(n), _) => Self::At(n),
+                // The two that mean something else, before they are an index.
+                (None, Some(0.0)) => Self::At(0),
+                (None, Some(-1.0)) => Self::At(-1),
+                (None, Some(x)) if x.fract() == 0.0 && x.abs() >= 1e18 => {
+                    Self::At(if x < 0.0 { i64::MIN } else { i64::MAX })
+                }
+                _ => Self::Odd,
+            },
+            _ => Self::Odd,
+        }
+    }
 }
 
 /// A file that was read.
@@ -86,7 +129,7 @@ impl Workspace {
     pub(super) async fn read(&self, cwd: &str, args: &ReadArgs) -> Result<Observation, String> {
         let sent = &args.path;
         if args.impl_source == "oh_aci" {
-            return Ok(self.view(sent, &args.view_range).await);
+            return self.view(sent, &args.view_range).await;
         }
         let path = resolve(cwd, sent);
         let mime = media_type(&path);
@@ -129,6 +172,10 @@ impl Workspace {
             }
             Ok(_) => {
                 let (start, end) = (args.start, args.end);
+                if start == Bound::Odd || end == Bound::Odd {
+                    let text = "slice indices must be integers or None or have an __index__ method";
+                    return Err(text.to_owned());
+                }
                 let Loaded::Bytes(bytes) =
                     self.load(&path, false).await.map_err(|e| python_error(&e, &path))?
                 else {
@@ -143,8 +190,13 @@ impl Workspace {
             }
             Err(e) if is_missing(&e) => {
                 let new = options.with_create_parents(true).with_mode(Some(0o664));
-                let written = self.files.write(&path, content + "\n", new).await;
-                written.map_err(|e| python_error(&e, &path))?;
+                match self.files.write(&path, content + "\n", new).await {
+                    Ok(_) => {}
+                    Err(e) if e.kind() == ErrorKind::NotFound => {
+                        return Ok(Observation::error(format!("File not found: {path}")));
+                    }
+                    Err(e) => return Err(python_error(&e, &path)),
+                }
                 if let Some(owner) = self.owner
                     && let Err(e) = self.files.set_owner(&path, owner).await
                 {
@@ -268,6 +320,11 @@ pub(super) fn is_missing(err: &Error) -> bool {
     err.kind() == ErrorKind::NotFound || cause(err).is_some_and(|e| e.kind() == io::ErrorKind::NotADirectory)
 }
 
+/// Whether a link leads to itself.
+pub(super) fn is_circle(err: &Error) -> bool {
+    cause(err).and_then(io::Error::raw_os_error) == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
 fn cause(err: &Error) -> Option<&io::Error> {
     let mut at = std::error::Error::source(err);
     while let Some(err) = at {
@@ -281,6 +338,9 @@ fn cause(err: &Error) -> Option<&io::Error> {
 
 /// An error as Python's `OSError` shows itself.
 pub(super) fn python_error(err: &Error, path: &str) -> String {
+    if path.contains('\0') {
+        return "embedded null byte".to_owned();
+    }
     // Numbers of Linux, for backends that tell only the kind.
     let number = cause(err).and_then(io::Error::raw_os_error).or(match err.kind() {
         ErrorKind::NotFound => Some(2),
@@ -364,15 +424,18 @@ fn lines(text: &str) -> Vec<&str> {
 /// What a file becomes when `content` is written to lines `start` to `end` of it. `None` if it is not UTF-8.
 ///
 /// Unlike in the original, lines that stay keep their ends, and among lines that end in `\r\n` new ones do, too.
-fn merged(old: &[u8], content: &str, start: i64, end: i64) -> Option<String> {
+fn merged(old: &[u8], content: &str, start: Bound, end: Bound) -> Option<String> {
     let old = std::str::from_utf8(old).ok()?;
     let lines = lines(old);
-    let slice = |index: i64| {
+    let slice = |index: Bound| {
+        let Bound::At(index) = index else { return None };
         let place = if index < 0 { lines.len() as i64 + index } else { index };
-        usize::try_from(place).unwrap_or(0).min(lines.len())
+        Some(usize::try_from(place).unwrap_or(0).min(lines.len()))
     };
-    let head = lines.get(..slice(start)).filter(|_| start != 0).unwrap_or_default();
-    let tail = lines.get(slice(end)..).filter(|_| end != -1).unwrap_or_default();
+    let head = lines.get(..slice(start).unwrap_or(lines.len()));
+    let head = head.filter(|_| start != Bound::default()).unwrap_or_default();
+    let tail = lines.get(slice(end).unwrap_or(0)..);
+    let tail = tail.filter(|_| end != Bound::end()).unwrap_or_default();
     let kept = !(head.is_empty() && tail.is_empty());
     let line_end = if kept && Document::new(old).line_end() == "\r\n" { "\r\n" } else { "\n" };
     let mut new = head.concat();
@@ -434,14 +497,25 @@ mod tests {
         assert_eq!((selected("", 0, 2), selected("", 0, -1), selected("a", 5, 9)), ("", "", "a"));
     }
 
+    fn bound(json: &str) -> Bound {
+        serde_json::from_str(json).unwrap()
+    }
+
     #[test]
     fn what_stays_keeps_its_line_ends() {
-        let merge = |old: &str, content, start, end| merged(old.as_bytes(), content, start, end).unwrap();
+        let merge = |old: &str, content, start, end| {
+            merged(old.as_bytes(), content, Bound::At(start), Bound::At(end)).unwrap()
+        };
         assert_eq!(merge("a\r\nb\r\n", "N", 1, 1), "a\r\nN\r\nb\r\n");
         assert_eq!(merge("a\r\nb\r\n", "x\r\ny", 1, -1), "a\r\nx\r\ny\r\n");
         assert_eq!(merge("a\r\nb\r\n", "x\r\ny", 0, -1), "x\r\ny\n");
         assert_eq!(merge("a\nb", "P", 9, 9), "a\nbP\n");
-        assert_eq!(merged(b"\xff", "x", 0, -1), None);
+        assert_eq!(merged(b"\xff", "x", Bound::default(), Bound::end()), None);
+        assert_eq!(merged(b"a\nb\n", "x", Bound::Open, Bound::Open).unwrap(), "a\nb\nx\na\nb\n");
+        assert_eq!(
+            ["1", "0.0", "-1.0", "1.5", "null", "\"a\""].map(bound),
+            [Bound::At(1), Bound::At(0), Bound::At(-1), Bound::Odd, Bound::Open, Bound::Odd]
+        );
     }
 
     proptest! {
@@ -455,7 +529,7 @@ mod tests {
             if e != -1 {
                 new += &lines[place(e)..].concat();
             }
-            prop_assert_eq!(merged(old.as_bytes(), &content, s, e).unwrap(), new);
+            prop_assert_eq!(merged(old.as_bytes(), &content, Bound::At(s), Bound::At(e)).unwrap(), new);
         }
 
         #[test]

@@ -1,32 +1,61 @@
 //! What `/server_info` measures: a few small files below `/proc`, nothing that waits.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// Clock ticks in a second in `/proc`: `USER_HZ`, 100 on every Linux there is.
-const TICKS: f64 = 100.0;
+/// The original measures this long for each question. Here a question is answered from what was used since one that is at
+/// least as long ago.
+const WINDOW: Duration = Duration::from_millis(100);
 
 /// Since when the runtime is there, and since when it has nothing to do.
 #[derive(Debug)]
 pub(super) struct Info {
     started: Instant,
     active: Mutex<Instant>,
-    /// Busy ticks of the processor and when they were counted.
-    busy: Mutex<(Instant, f64)>,
+    actions: AtomicU64,
+    busy: Mutex<Busy>,
+}
+
+/// Processor time of this process.
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    at: Instant,
+    used: Duration,
+    /// Of one processor, when it was last known.
+    percent: f64,
 }
 
 impl Info {
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { started: now, active: Mutex::new(now), busy: Mutex::new((now, ticks())) }
+        Self {
+            started: now,
+            active: Mutex::new(now),
+            actions: AtomicU64::new(0),
+            busy: Mutex::new(Busy { at: now, used: used(), percent: 0.0 }),
+        }
     }
 
     /// An action begins or ends. The original counts only the beginning, so that an hour of work was an hour of
     /// idleness (DEFECT 20).
     pub(super) fn touch(&self) {
         *self.active.lock() = Instant::now();
+    }
+
+    /// An action begins.
+    pub(super) fn begin(&self) {
+        self.actions.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+    }
+
+    /// How many have begun.
+    pub(super) fn actions(&self) -> u64 {
+        self.actions.load(Ordering::Relaxed)
     }
 
     /// The answer.
@@ -44,18 +73,16 @@ impl Info {
         })
     }
 
-    /// Of one processor, since the last time somebody asked.
+    /// Of one processor, since somebody asked the last time.
     fn cpu(&self, now: Instant) -> f64 {
-        let counted = ticks();
         let mut busy = self.busy.lock();
-        let seconds = now.saturating_duration_since(busy.0).as_secs_f64();
-        // Two questions at once would divide by next to nothing.
-        if seconds < 0.01 {
-            return 0.0;
+        let past = now.saturating_duration_since(busy.at);
+        if past >= WINDOW {
+            let used = used();
+            let percent = used.saturating_sub(busy.used).as_secs_f64() / past.as_secs_f64() * 100.0;
+            *busy = Busy { at: now, used, percent: (percent * 10.0).round() / 10.0 };
         }
-        let percent = (counted - busy.1).max(0.0) / TICKS / seconds * 100.0;
-        *busy = (now, counted);
-        (percent * 10.0).round() / 10.0
+        busy.percent
     }
 }
 
@@ -67,11 +94,10 @@ fn number(text: Option<&str>) -> f64 {
     text.and_then(|t| t.parse().ok()).unwrap_or(0.0)
 }
 
-fn ticks() -> f64 {
-    let stat = read("/proc/self/stat");
-    // The name of the program is in parentheses and may hold anything.
-    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().skip(11);
-    number(fields.next()) + number(fields.next())
+/// Processor time of this process, all threads together.
+fn used() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn memory() -> Value {
@@ -124,5 +150,19 @@ mod tests {
         for path in ["cpu_percent", "memory", "disk", "io"] {
             assert!(!measured["resources"][path].is_null(), "{path}: {measured}");
         }
+    }
+
+    #[test]
+    fn processor_time_is_measured_without_waiting() {
+        let info = Info::new();
+        let at = |ms| info.busy.lock().at + Duration::from_millis(ms);
+        assert_eq!(info.cpu(at(99)), 0.0);
+        // As if all that this process has ever used had been used in the last 200 ms.
+        info.busy.lock().used = Duration::ZERO;
+        let least = used().as_secs_f64() / 0.2 * 100.0;
+        let percent = info.cpu(at(200));
+        assert!(least > 0.0 && percent > least - 0.1, "{percent} {least}");
+        // Two who ask at once are told the same.
+        assert_eq!(info.cpu(at(50)), percent);
     }
 }

@@ -72,6 +72,11 @@ impl Observation {
         Self { kind, message, content, extras: object(extras), success: None }
     }
 
+    /// Whether its content is for reading, and not the bytes of a file.
+    pub(super) fn may_be_told_more(&self) -> bool {
+        matches!(self.kind, "run" | "run_ipython" | "error")
+    }
+
     /// It did not work, in words for the agent.
     pub(super) fn error(text: impl Into<String>) -> Self {
         let text = text.into();
@@ -106,13 +111,7 @@ impl Observation {
     }
 
     /// What the editor did, or why not; `old` and `new` as the request had them.
-    pub(super) fn edited(
-        path: &str,
-        content: String,
-        old: Option<&str>,
-        new: Option<&str>,
-        diff: &str,
-    ) -> Self {
+    pub(super) fn edited(path: &str, content: String, old: &Value, new: &Value, diff: &str) -> Self {
         let extras = json!({
             "path": path,
             "prev_exist": false,
@@ -126,14 +125,12 @@ impl Observation {
     }
 
     /// A page was visited, or something done on one. `extras` are all of section 8.4 of the contract.
-    #[expect(dead_code, reason = "the form is here; what browses is not")]
     pub(super) fn browsed(url: &str, content: String, extras: Map<String, Value>) -> Self {
         let message = format!("Visited {url}");
         Self { kind: "browse", message, content, extras, success: None }
     }
 
     /// An action ended in a file.
-    #[expect(dead_code, reason = "the form is here; what downloads is not")]
     pub(super) fn downloaded(path: &str, content: String) -> Self {
         let message = format!("Downloaded the file at location: {path}");
         Self::new("download", message, content, json!({ "file_path": path }))

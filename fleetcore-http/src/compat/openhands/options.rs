@@ -56,13 +56,14 @@ options:
   --username USERNAME   User of the shell; made when it is missing (default: openhands)
   --user-id USER_ID     Id of that user (default: 1000)
   --enable-browser, --no-enable-browser
-                        Browser actions; this runtime has none and answers them with an error
+                        Browser actions, with a Chromium that is installed; without one they are answered with
+                        an error (default: enabled)
   --browsergym-eval-env BROWSERGYM_EVAL_ENV
-                        Refused: this runtime has no browser
+                        Refused: this runtime has no BrowserGym tasks
   environment: SESSION_API_KEY, NO_CHANGE_TIMEOUT_SECONDS, SU_TO_USER, RUNTIME_USERNAME, SANDBOX_GROUP_ID,
                INIT_PLUGIN_TIMEOUT, RUNTIME_MAX_MEMORY_GB, LOCAL_RUNTIME_MODE, OPENHANDS_REPO_PATH, VSCODE_PORT,
                OPENVSCODE_SERVER_ROOT, OPENVSCODE_SERVER_BASE_PATH, RUNTIME_ID, RUNTIME_URL, WORKSPACE_BASE,
-               WORKSPACE_MOUNT_PATH_IN_SANDBOX
+               WORKSPACE_MOUNT_PATH_IN_SANDBOX, FLEETCORE_CHROMIUM, FLEETCORE_CHROMIUM_NO_SANDBOX
 ";
 
 /// The runtime.
@@ -94,6 +95,8 @@ pub(super) struct Options {
     pub(super) soft: u64,
     pub(super) su: bool,
     pub(super) plugin_timeout: Duration,
+    /// What everything it starts may hold in memory together.
+    pub(super) memory_max_bytes: Option<u64>,
     /// What children see.
     pub(super) env: BTreeMap<String, String>,
 }
@@ -165,7 +168,7 @@ impl Plan for Options {
         Exits::with_codes(REFUSED, FAILED).of_signal()
     }
     fn start(self: Box<Self>, host: Host) -> BoxFuture<'static, Result<Service>> {
-        Box::pin(async move { Ok(server::start(*self, host)) })
+        Box::pin(async move { server::start(*self, host) })
     }
 }
 
@@ -224,9 +227,10 @@ fn options(call: &Call) -> Result<Options, Refusal> {
             u64::try_from(n).map_err(|_| failed("INIT_PLUGIN_TIMEOUT: must not be negative".to_owned()))?
         }
     };
-    if whole("RUNTIME_MAX_MEMORY_GB")?.is_some() {
-        tracing::warn!("RUNTIME_MAX_MEMORY_GB is not enforced; limit the sandbox instead");
-    }
+    // The original takes any number, and does nothing with it.
+    let memory_max_bytes = whole("RUNTIME_MAX_MEMORY_GB")?
+        .and_then(|gb| u64::try_from(gb).ok()?.checked_mul(1 << 30))
+        .filter(|bytes| *bytes > 0);
     let browser = given.browser.unwrap_or(true);
     match given.values.get("--browsergym-eval-env") {
         Some(_) if !browser => {
@@ -234,7 +238,9 @@ fn options(call: &Call) -> Result<Options, Refusal> {
                 "Browser environment is not enabled in config, but browsergym_eval_env is set".to_owned(),
             ));
         }
-        Some(_) => return Err(failed("--browsergym-eval-env: this runtime has no browser".to_owned())),
+        Some(_) => {
+            return Err(failed("--browsergym-eval-env: this runtime has no BrowserGym tasks".to_owned()));
+        }
         None => {}
     }
     let working_dir = given.values.get("--working-dir").cloned().unwrap_or_default();
@@ -254,6 +260,7 @@ fn options(call: &Call) -> Result<Options, Refusal> {
         soft,
         su,
         plugin_timeout: Duration::from_secs(plugin_timeout),
+        memory_max_bytes,
         env,
     })
 }

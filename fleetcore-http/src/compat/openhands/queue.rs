@@ -59,9 +59,11 @@ struct Open {
 /// Where actions wait for their turn.
 pub(super) struct Queue {
     jobs: mpsc::Sender<Job>,
-    /// Actions that were not answered yet: not done, or nobody was there to hear it.
-    open: Mutex<HashMap<Id, Open>>,
+    known: Known,
 }
+
+/// Actions that were not answered yet: not done, or nobody was there to hear it.
+type Known = Arc<Mutex<HashMap<Id, Open>>>;
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -74,7 +76,13 @@ impl Queue {
     /// waits is refused.
     pub(super) fn new(stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (jobs, turns) = mpsc::channel(WAITING);
-        (Self { jobs, open: Mutex::default() }, run(turns, stop))
+        let known = Known::default();
+        (Self { jobs, known: known.clone() }, run(turns, known, stop))
+    }
+
+    /// How many wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        WAITING.saturating_sub(self.jobs.capacity())
     }
 
     /// Takes an action its turn and waits for its answer. `id` is the whole request of one that is the same action
@@ -100,10 +108,10 @@ impl Queue {
 
     /// One lock over looking and entering, so that two of the same cannot both be the first.
     fn enter(&self, id: Option<Id>, work: impl FnOnce() -> Work) -> Result<Slot, Answer> {
-        let mut open = self.open.lock();
-        if let Some(known) = id.and_then(|id| open.get(&id)) {
+        let mut known = self.known.lock();
+        if let Some(first) = id.and_then(|id| known.get(&id)) {
             tracing::info!("an action came again; it is not executed again");
-            return Ok(known.slot.clone());
+            return Ok(first.slot.clone());
         }
         let slot = Arc::new(watch::Sender::new(None));
         match self.jobs.try_reserve() {
@@ -115,26 +123,26 @@ impl Queue {
             Err(mpsc::error::TrySendError::Closed(())) => return Err(stopping()),
         }
         if let Some(id) = id {
-            open.insert(id, Open { slot: slot.clone(), since: Instant::now() });
+            known.insert(id, Open { slot: slot.clone(), since: Instant::now() });
         }
         Ok(slot)
     }
+}
 
-    /// Forgets what nobody will ask for.
-    fn prune(&self) {
-        let mut open = self.open.lock();
-        let done = |o: &Open| o.slot.borrow().is_some();
-        open.retain(|_, o| {
-            let small = o.slot.borrow().as_ref().is_none_or(|a| a.body.len() <= KEPT_BYTES);
-            !done(o) || (small && o.since.elapsed() < KEPT_FOR)
-        });
-        while open.values().filter(|o| done(o)).count() > KEPT {
-            let oldest = open.iter().filter(|(_, o)| done(o)).min_by_key(|(_, o)| o.since).map(|(id, _)| *id);
-            match oldest {
-                Some(id) => open.remove(&id),
-                None => return,
-            };
-        }
+/// Forgets what nobody will ask for. Clients that wait have what they wait for in their own hands.
+fn prune(known: &Known) {
+    let mut known = known.lock();
+    let done = |o: &Open| o.slot.borrow().is_some();
+    known.retain(|_, o| {
+        let small = o.slot.borrow().as_ref().is_none_or(|a| a.body.len() <= KEPT_BYTES);
+        !done(o) || (small && o.since.elapsed() < KEPT_FOR)
+    });
+    while known.values().filter(|o| done(o)).count() > KEPT {
+        let oldest = known.iter().filter(|(_, o)| done(o)).min_by_key(|(_, o)| o.since).map(|(id, _)| *id);
+        match oldest {
+            Some(id) => known.remove(&id),
+            None => return,
+        };
     }
 }
 
@@ -156,12 +164,12 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let Some(id) = self.id else { return };
         if self.heard {
-            let mut open = self.queue.open.lock();
-            if open.get(&id).is_some_and(|o| Arc::ptr_eq(&o.slot, &self.slot)) {
-                open.remove(&id);
+            let mut known = self.queue.known.lock();
+            if known.get(&id).is_some_and(|o| Arc::ptr_eq(&o.slot, &self.slot)) {
+                known.remove(&id);
             }
         } else {
-            self.queue.prune();
+            prune(&self.queue.known);
         }
     }
 }
@@ -183,7 +191,7 @@ fn unexpected() -> Answer {
     Answer { status: StatusCode::INTERNAL_SERVER_ERROR, body }
 }
 
-async fn run(mut turns: mpsc::Receiver<Job>, stop: CancellationToken) {
+async fn run(mut turns: mpsc::Receiver<Job>, known: Known, stop: CancellationToken) {
     loop {
         let job = tokio::select! {
             biased;
@@ -201,6 +209,9 @@ async fn run(mut turns: mpsc::Receiver<Job>, stop: CancellationToken) {
             () = stop.cancelled() => stopping(),
         };
         slot.send_replace(Some(answer));
+        drop(slot);
+        // Nobody may be left to hear it, and nobody may come after.
+        prune(&known);
     }
     turns.close();
     while let Some(job) = turns.recv().await {
@@ -284,7 +295,7 @@ mod tests {
         go.notify_one();
         assert_eq!(body(queue.execute(Some(b"a"), work).await).await.0, 200);
         assert_eq!(times.load(Ordering::SeqCst), 2);
-        assert!(queue.open.lock().is_empty());
+        assert!(queue.known.lock().is_empty());
         drop(queue);
         runner.await.unwrap();
     }

@@ -7,21 +7,28 @@ use axum::{
     Router,
     body::to_bytes,
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     response::Response,
 };
 use bytes::Bytes;
 use serde_json::json;
 
 use super::{
-    auth, reply,
+    auth,
+    mcp::Proxy,
+    reply,
     runtime::{FileRequest, Runtime},
+    watch,
 };
 
 /// Longest body of an action: a file to write is part of it.
 const ACTION_MAX: usize = 256 << 20;
 /// Longest body of anything else that is read as a whole.
 const BODY_MAX: usize = 4 << 20;
+
+/// Where the routes are mounted, when that is not the root of a server.
+#[derive(Clone, Debug)]
+pub(super) struct MountedAt(pub(super) Arc<str>);
 
 /// All of its routes.
 pub(super) fn router(runtime: Arc<Runtime>) -> Router {
@@ -32,6 +39,8 @@ pub(super) fn router(runtime: Arc<Runtime>) -> Router {
 enum Route {
     Alive,
     Info,
+    Processes,
+    Metrics,
     Execute,
     UpdateMcp,
     Files(FileRequest),
@@ -45,6 +54,8 @@ fn route(path: &str) -> Option<(Method, Route)> {
     Some(match path {
         "/alive" => (Method::GET, Route::Alive),
         "/server_info" => (Method::GET, Route::Info),
+        "/server_info/processes" => (Method::GET, Route::Processes),
+        "/metrics" => (Method::GET, Route::Metrics),
         "/execute_action" => (Method::POST, Route::Execute),
         "/update_mcp_server" => (Method::POST, Route::UpdateMcp),
         "/upload_file" => (Method::POST, Route::Files(FileRequest::Upload)),
@@ -62,8 +73,13 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
     if let Some(refused) = auth::refusal(runtime.options.key.as_ref(), path, request.headers()) {
         return refused;
     }
+    if let Some(below) = path.strip_prefix(watch::PATH) {
+        return watch::serve(&runtime, below, &request);
+    }
     let route = match route(path) {
         Some((wanted, route)) if wanted == *method => route,
+        // The proxy's application is mounted at `/` as well, and takes what does not fit exactly.
+        Some(_) if runtime.proxy.mounted() => return nothing_mounted(),
         Some(_) => return reply::method_not_allowed(),
         None => return elsewhere(&runtime, request).await,
     };
@@ -74,6 +90,14 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
     match route {
         Route::Alive => reply::ready(StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#)),
         Route::Info => reply::json(StatusCode::OK, &runtime.info.measure()),
+        Route::Processes => {
+            let runtime = Arc::clone(&runtime);
+            match tokio::task::spawn_blocking(move || runtime.resources.list()).await {
+                Ok(list) => reply::json(StatusCode::OK, &list),
+                Err(_) => reply::unexpected(),
+            }
+        }
+        Route::Metrics => metrics(&runtime).await,
         Route::Execute => {
             let (headers, body) = match body(request, ACTION_MAX).await {
                 Ok(request) => request,
@@ -83,6 +107,10 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
             runtime.execute(hands, &body, content_type).await
         }
         Route::UpdateMcp => match body(request, BODY_MAX).await {
+            // Tool servers are programs of the host, and this runtime is there to keep its agent from that.
+            Ok((_, body)) if !hands.here() && !Proxy::is_empty(&body) => {
+                reply::detail(StatusCode::NOT_IMPLEMENTED, "Tool servers cannot run on this machine yet")
+            }
             Ok((_, body)) => runtime.proxy.update(&body),
             Err(refused) => refused,
         },
@@ -93,38 +121,73 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
     }
 }
 
+/// For Prometheus.
+async fn metrics(runtime: &Arc<Runtime>) -> Response {
+    let runtime = Arc::clone(runtime);
+    let text = move || runtime.resources.prometheus(&runtime.info, runtime.waiting());
+    let Ok(text) = tokio::task::spawn_blocking(text).await else { return reply::unexpected() };
+    let mut response = Response::new(axum::body::Body::from(text));
+    let kind = axum::http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
 /// Paths of the MCP proxy, a slash too many, and what there is not.
 async fn elsewhere(runtime: &Arc<Runtime>, request: Request) -> Response {
     let uri = request.uri().clone();
     let path = uri.path();
+    let mount = request.extensions().get::<MountedAt>().map_or_else(Arc::default, |at| at.0.clone());
     let proxy = &runtime.proxy;
     if proxy.mounted() {
         let get = request.method() == Method::GET;
         let post = request.method() == Method::POST;
         match path {
-            "/mcp/sse" if get => return proxy.listen("/mcp/messages/", request.headers()),
-            "/sse" if get => return proxy.listen("/messages/", request.headers()),
+            "/mcp/sse" if get => return proxy.listen(&format!("{mount}/mcp/messages/"), request.headers()),
+            "/sse" if get => return proxy.listen(&format!("{mount}/messages/"), request.headers()),
             "/mcp/messages/" | "/messages/" if post => {
+                let kind =
+                    request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
+                if !kind.to_ascii_lowercase().starts_with(b"application/json") {
+                    return reply::text(StatusCode::BAD_REQUEST, None, "Invalid Content-Type header");
+                }
                 return match body(request, ACTION_MAX).await {
                     Ok((headers, body)) => proxy.message(uri.query(), &headers, &body),
                     Err(refused) => refused,
                 };
             }
-            "/mcp/sse" | "/sse" | "/mcp/messages/" | "/messages/" => {
+            "/mcp/sse" | "/sse" => {
                 let text = "Method Not Allowed";
-                return reply::text(StatusCode::METHOD_NOT_ALLOWED, Some("text/plain; charset=utf-8"), text);
+                let plain = Some("text/plain; charset=utf-8");
+                return allowing("GET, HEAD", reply::text(StatusCode::METHOD_NOT_ALLOWED, plain, text));
             }
-            _ => {}
+            "/mcp/messages/" | "/messages/" => {
+                return allowing("POST", reply::text(StatusCode::METHOD_NOT_ALLOWED, None, ""));
+            }
+            "/mcp/messages" | "/messages" => {
+                return reply::redirect(&address(&uri, request.headers(), &format!("{path}/")));
+            }
+            _ => return nothing_mounted(),
         }
     }
     let without = path.trim_end_matches('/');
     if without != path && route(without).is_some() {
-        return reply::redirect(&address(&uri, request.headers(), without));
-    }
-    if proxy.mounted() {
-        return reply::text(StatusCode::NOT_FOUND, Some("text/plain; charset=utf-8"), "Not Found");
+        return reply::redirect(&address(&uri, request.headers(), &format!("{mount}{without}")));
     }
     reply::not_found()
+}
+
+fn nothing_mounted() -> Response {
+    reply::text(StatusCode::NOT_FOUND, Some("text/plain; charset=utf-8"), "Not Found")
+}
+
+fn allowing(methods: &'static str, mut response: Response) -> Response {
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    response
+}
+
+/// The same address without the slash at its end.
+pub(super) fn without_slash(request: &Request, path: &str) -> Response {
+    reply::redirect(&address(request.uri(), request.headers(), path))
 }
 
 /// The whole address of another path of this server.

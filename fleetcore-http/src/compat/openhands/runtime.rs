@@ -14,6 +14,8 @@ use super::{
     options::Options,
     queue::{Answer, Queue},
     reply,
+    resources::Resources,
+    watch::{self, Watch},
 };
 
 /// Requests about files that are no actions.
@@ -30,6 +32,10 @@ pub(super) trait Hands: Send + Sync + 'static {
     fn act(&self, deed: Deed, timeout: Option<f64>) -> BoxFuture<'_, Result<Observation, String>>;
     /// Answers a request about files, at any time.
     fn files(&self, what: FileRequest, request: Request) -> BoxFuture<'_, Response>;
+    /// Whether it works on the host this program runs on.
+    fn here(&self) -> bool {
+        true
+    }
     /// The token of the editor's pages.
     fn editor_token(&self) -> Option<String>;
     /// Ends everything it has started.
@@ -40,7 +46,9 @@ pub(super) trait Hands: Send + Sync + 'static {
 pub(super) struct Runtime {
     pub(super) options: Options,
     pub(super) info: Info,
+    pub(super) resources: Resources,
     pub(super) proxy: Arc<Proxy>,
+    pub(super) watch: Arc<Watch>,
     queue: Queue,
     hands: OnceLock<Arc<dyn Hands>>,
 }
@@ -53,8 +61,19 @@ impl std::fmt::Debug for Runtime {
 
 impl Runtime {
     /// One that is not ready yet.
-    pub(super) fn new(options: Options, queue: Queue, proxy: Arc<Proxy>) -> Self {
-        Self { options, info: Info::new(), proxy, queue, hands: OnceLock::new() }
+    pub(super) fn new(
+        options: Options,
+        resources: Resources,
+        queue: Queue,
+        proxy: Arc<Proxy>,
+        watch: Arc<Watch>,
+    ) -> Self {
+        Self { options, info: Info::new(), resources, proxy, watch, queue, hands: OnceLock::new() }
+    }
+
+    /// Actions that wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.waiting()
     }
 
     /// It is ready now.
@@ -79,22 +98,36 @@ impl Runtime {
             Ok(event) => event,
             Err(Refused::Invalid(errors)) => return reply::invalid(errors),
             Err(Refused::Internal(text)) => return reply::internal(text),
+            Err(Refused::Unreadable) => {
+                return reply::detail(
+                    axum::http::StatusCode::BAD_REQUEST,
+                    "There was an error parsing the body",
+                );
+            }
         };
         let (runtime, hands) = (self.clone(), hands.clone());
         let work = move || {
             async move {
-                runtime.info.touch();
-                let outcome = match act {
+                runtime.info.begin();
+                let (kind, about) = watch::describe(&act);
+                let mut acting = runtime.watch.began(kind, about);
+                let mut outcome = match act {
                     Act::Unable(name) => Err(format!("'ActionExecutor' object has no attribute '{name}'")),
                     Act::Wrong(text) => Ok(Observation::error(text)),
                     Act::Failed(text) => Err(text),
-                    Act::Browse => {
-                        Ok(Observation::error("Browser functionality is not supported or disabled."))
-                    }
                     Act::Do(deed) => hands.act(*deed, timeout).await,
                 };
                 runtime.info.touch();
-                answer(outcome).await
+                if let Ok(observation) = &mut outcome
+                    && observation.may_be_told_more()
+                    && let Some(news) = runtime.resources.news()
+                {
+                    observation.content.push_str(&news);
+                }
+                acting.saw(&outcome);
+                let answer = answer(outcome).await;
+                acting.ends(&answer);
+                answer
             }
             .boxed()
         };

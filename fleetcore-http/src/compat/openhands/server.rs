@@ -10,8 +10,10 @@ use super::{
     mcp::Proxy,
     options::Options,
     queue::Queue,
+    resources::Resources,
     routes,
     runtime::{Hands, Runtime},
+    watch::Watch,
 };
 use crate::{
     App,
@@ -19,27 +21,28 @@ use crate::{
 };
 
 /// Starts the runtime in `host`: it answers at once, and is ready later.
-pub(super) fn start(options: Options, host: Host) -> Service {
+pub(super) fn start(options: Options, host: Host) -> Result<Service> {
+    let watch = Watch::new(None, host.app.stopping().clone());
+    let shells = watch.clone();
     let make = |options: Options, app: App| -> BoxFuture<'static, Result<Arc<dyn Hands>>> {
-        Box::pin(async move { Ok(Body::start(options, app).await? as Arc<dyn Hands>) })
+        Box::pin(async move { Ok(Body::start(options, app, shells).await? as Arc<dyn Hands>) })
     };
-    start_with(options, host, make)
+    start_with(options, host, watch, make)
 }
 
 /// The same with other hands.
 pub(super) fn start_with(
-    options: Options,
+    mut options: Options,
     host: Host,
+    watch: Arc<Watch>,
     make: impl FnOnce(Options, App) -> BoxFuture<'static, Result<Arc<dyn Hands>>> + Send + 'static,
-) -> Service {
+) -> Result<Service> {
+    let resources = Resources::start(&mut options)?;
     if options.key.is_none() && !host.address.ip().to_canonical().is_loopback() {
         tracing::warn!(
             address = %host.address,
             "no SESSION_API_KEY: whoever reaches this address can run commands here"
         );
-    }
-    if options.browser {
-        tracing::warn!("this runtime has no browser; browser actions are answered with an error");
     }
     let app = host.app;
     let stop = app.stopping().clone();
@@ -52,9 +55,9 @@ pub(super) fn start_with(
         options.working_dir.clone().into(),
         stop.clone(),
     );
-    let runtime = Arc::new(Runtime::new(options.clone(), queue, proxy));
+    let runtime = Arc::new(Runtime::new(options.clone(), resources, queue, proxy, watch));
     let service = Service::new(routes::router(runtime.clone())).with_exact_paths();
-    service.with_starting(async move {
+    Ok(service.with_starting(async move {
         let hands = match stop.run_until_cancelled(make(options, app)).await {
             Some(hands) => hands?,
             None => return Err(Error::new(fleetcore::ErrorKind::Cancelled, "told to stop while it started")),
@@ -67,5 +70,5 @@ pub(super) fn start_with(
         });
         tracing::info!("the runtime is ready");
         Ok(())
-    })
+    }))
 }

@@ -22,6 +22,7 @@ use super::{
     reply,
     runtime::{FileRequest, Hands},
     server,
+    watch::Watch,
 };
 use crate::{
     App, ServerConfig, Stores,
@@ -45,6 +46,9 @@ impl Hands for Parrot {
                 Deed::Run(run) => Ok(Observation::error(format!("{} {timeout:?}", run.command))),
                 Deed::Cell(_) => {
                     Err("JupyterRequirement not found. Unable to run IPython action.".to_owned())
+                }
+                Deed::Browse(_) => {
+                    Ok(Observation::error("Browser functionality is not supported or disabled."))
                 }
                 other => Err(format!("{other:?}")),
             }
@@ -77,15 +81,17 @@ fn start(env: &[(&str, &str)]) -> Running {
     let app = App::new(ServerConfig::default(), Fleet::local(), Stores::new(Arc::new(MemoryStore::new())));
     let host = Host::new(app.clone(), "/nonexistent", "127.0.0.1:1".parse().unwrap());
     let parrot = Arc::new(Parrot::default());
+    let watch = Watch::new(None, app.stopping().clone());
     let (ready, may) = oneshot::channel::<()>();
     let hands = parrot.clone();
-    let mut service = server::start_with(options, host, |_, _| {
+    let mut service = server::start_with(options, host, watch, |_, _| {
         async move {
             let _ = may.await;
             Ok(hands as Arc<dyn Hands>)
         }
         .boxed()
-    });
+    })
+    .unwrap();
     let starting = tokio::spawn(service.starting.take().unwrap());
     Running { router: service.router, app, parrot, ready, starting }
 }

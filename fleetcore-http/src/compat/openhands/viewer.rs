@@ -28,6 +28,7 @@ pub(super) fn routes(files: Files) -> Router {
     Router::new()
         .route("/", any(root))
         .route("/view", any(view))
+        .route("/view/", any(async |request: Request| super::routes::without_slash(&request, "/view")))
         .fallback(async || detail(StatusCode::NOT_FOUND, "Not Found"))
         .with_state(files)
         .layer(middleware::from_fn(local_only))
@@ -82,10 +83,16 @@ async fn view(
             return error(StatusCode::BAD_REQUEST, "Path is a directory");
         }
         Ok(_) => {}
-        Err(e) if is_missing(&e) => return error(StatusCode::NOT_FOUND, "File not found"),
+        Err(e) if is_missing(&e) || path.contains('\0') => {
+            return error(StatusCode::NOT_FOUND, "File not found");
+        }
         Err(e) => return failed(&python_error(&e, &path)),
     }
-    let extension = suffix(&path).to_lowercase();
+    let mut extension = suffix(&path).to_lowercase();
+    // Of `a.` it is the dot, as `os.path.splitext` has it.
+    if path.ends_with('.') && !path.trim_end_matches('.').ends_with('/') {
+        extension = ".".to_owned();
+    }
     let Some(mime) = media_type(&extension) else {
         return failed(&format!(
             "Unsupported file extension: {extension}. Supported extensions are: .pdf, .png, .jpg, .jpeg, .gif"

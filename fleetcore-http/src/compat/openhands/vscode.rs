@@ -141,11 +141,25 @@ fn base_path(options: &Options) -> Option<String> {
 }
 
 fn settings(workspace: &Path) -> std::io::Result<()> {
-    let dir = workspace.join(".vscode");
-    fs::create_dir_all(&dir)?;
-    let path = dir.join("settings.json");
-    fs::write(&path, SETTINGS)?;
-    fs::set_permissions(&path, Permissions::from_mode(0o666))
+    use std::io::Write as _;
+
+    use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat};
+    // The workspace is the agent's, and this may run as root: no link in it is followed.
+    let at = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let workspace = openat(CWD, workspace, at, Mode::empty())?;
+    match mkdirat(&workspace, ".vscode", Mode::from_raw_mode(0o777)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let dir = openat(&workspace, ".vscode", at | OFlags::NOFOLLOW, Mode::empty())?;
+    let how = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = fs::File::from(openat(&dir, "settings.json", how, Mode::from_raw_mode(0o666))?);
+    if !file.metadata()?.is_file() {
+        return Err(rustix::io::Errno::INVAL.into());
+    }
+    file.set_len(0)?;
+    file.write_all(SETTINGS.as_bytes())?;
+    Ok(fchmod(&file, Mode::from_raw_mode(0o666))?)
 }
 
 /// In a file, because everybody sees the arguments of a program.

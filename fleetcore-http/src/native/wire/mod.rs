@@ -5,6 +5,8 @@ mod command;
 mod identity;
 mod machine;
 mod names;
+#[cfg(feature = "openhands")]
+mod runtime;
 mod session;
 mod target;
 
@@ -13,6 +15,8 @@ pub use command::*;
 pub use identity::*;
 pub use machine::*;
 pub use names::*;
+#[cfg(feature = "openhands")]
+pub use runtime::*;
 pub use session::*;
 pub use target::*;
 

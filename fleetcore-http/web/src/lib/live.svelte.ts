@@ -27,6 +27,7 @@ let providerFailures = $state.raw<ProviderFailure[]>([]);
 let hasMachines = $state(false);
 let machinesLoaded = $state(false);
 let hasAgents = $state(false);
+let hasRuntimes = $state(false);
 const commandListeners = new Set<(command: Command) => void>();
 const filesListeners = new Set<(change: FilesChanged) => void>();
 const auditListeners = new Set<() => void>();
@@ -57,7 +58,7 @@ async function reload(): Promise<void> {
   const own = ++reloads;
   newer.clear();
   // A provider that is slow to answer must not hold up the rest.
-  for (const part of [reloadMachines(), reloadAgents(), reloadOperations()]) void part.catch(() => {});
+  for (const part of [reloadMachines(), reloadAgents(), reloadRuntimes(), reloadOperations()]) void part.catch(() => {});
   try {
     const [all, open] = await Promise.all([api.targets(), api.sessions()]);
     if (own !== reloads) return;
@@ -102,6 +103,10 @@ async function reloadAgents(): Promise<void> {
   if (!found) return;
   replace(agents, found.items, (it) => it.id);
   for (const { id, load } of found.items) if (load) newest.set(id, load);
+}
+
+async function reloadRuntimes(): Promise<void> {
+  hasRuntimes = (await optional(api.runtimes())) !== undefined;
 }
 
 async function reloadOperations(): Promise<void> {
@@ -295,6 +300,9 @@ export const live = {
   },
   get hasAgents(): boolean {
     return hasAgents;
+  },
+  get hasRuntimes(): boolean {
+    return hasRuntimes;
   },
   reloadAgents,
   reloadMachines,

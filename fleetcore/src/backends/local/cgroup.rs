@@ -4,10 +4,9 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
-use super::{CgroupMode, tree::DEATH_WAIT};
+use super::CgroupMode;
 use crate::CommandId;
 
 /// The control group of one command. Dropping it removes the directory, if nobody is left in it.
@@ -52,7 +51,12 @@ impl Cgroup {
     #[cfg(target_os = "linux")]
     fn wait_until_empty(&self) {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        use std::io::{Read, Seek};
+        use std::{
+            io::{Read, Seek},
+            time::Instant,
+        };
+
+        use super::tree::DEATH_WAIT;
         let Ok(mut events) = fs::File::open(self.dir.join("cgroup.events")) else { return };
         let until = Instant::now() + DEATH_WAIT;
         loop {
@@ -85,7 +89,7 @@ impl Drop for Cgroup {
 }
 
 /// Directory of this process' own group in the version 2 hierarchy, wherever that is mounted.
-pub(in crate::backends) fn own_dir() -> Option<PathBuf> {
+pub(crate) fn own_dir() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let dir = locate(&groups, &mounts)?;

@@ -35,8 +35,8 @@ use super::{
     user::{Account, ignored_signals},
 };
 use crate::{
-    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, ExitKind, HostPort, Io, Offset,
-    Program, PtySize, Result, SessionSpec,
+    Channel, CommandId, CommandSpec, Error, ErrorKind, ExecCapabilities, HostPort, Io, Offset, Program,
+    PtySize, Result, SessionSpec,
     raw::{BoxConnection, Executor, FileSystem, OpContext, RawProcess, Session},
     sys::{ExitWatch, Prepare, PtyControl, open_pty, prepare, to_io},
 };
@@ -74,6 +74,7 @@ impl Local {
 
     /// Commands of this host that live in `place`. They inherit no environment, cannot switch users, and files are
     /// reached through commands.
+    #[cfg(all(feature = "sandbox", target_os = "linux"))]
     pub(in crate::backends) fn inside(&self, place: Arc<Place>) -> Self {
         Self { place: Some(place), ..self.clone() }
     }
@@ -295,13 +296,9 @@ fn assemble(tree: Arc<Tree>, mut control: LocalControl, channels: Channels) -> i
     };
     let pid = Some(tree.pid().as_raw_nonzero().get().unsigned_abs());
     let exit = Box::pin(async move {
-        let status = watch.wait().await.map_err(|e| Error::io("wait", e))?;
+        let kind = watch.wait().await.map_err(|e| Error::io("wait", e))?;
         drop(tree); // until here the leader must stay unreaped, or its status is lost
-        Ok(match status.map(|s| (s.exit_status(), s.terminating_signal())) {
-            Some((Some(code), _)) => ExitKind::Code(code),
-            Some((_, Some(signal))) => ExitKind::Signal(signal),
-            _ => ExitKind::Unknown,
-        })
+        Ok(kind)
     });
     Ok(RawProcess { pid, output, stdin, exit, control: Box::new(control) })
 }

@@ -19,8 +19,8 @@ mod tests;
 mod tree;
 mod user;
 
-#[cfg(all(feature = "sandbox", target_os = "linux"))]
-pub(super) use cgroup::own_dir as own_cgroup;
+#[cfg(target_os = "linux")]
+pub(crate) use cgroup::own_dir as own_cgroup;
 pub use config::{CgroupMode, LocalConfig};
 pub use executor::Local;
 pub use tree::COMMAND_ID_VARIABLE;

@@ -1,20 +1,16 @@
 //! A command's processes: finding, signalling and reaping them.
 
 use std::{
-    collections::HashMap,
     io,
     os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid, kill_process_group, waitid, waitpid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid};
 
 use super::cgroup::Cgroup;
 use crate::CommandId;
@@ -25,7 +21,8 @@ pub const COMMAND_ID_VARIABLE: &str = "FLEETCORE_COMMAND_ID";
 
 /// How long a killed process may take to vanish before somebody else is asked to wait for it. Usually it takes
 /// well under a millisecond; only one that is stuck in the kernel takes longer.
-pub(super) const DEATH_WAIT: Duration = Duration::from_millis(50);
+#[cfg(target_os = "linux")]
+pub(super) const DEATH_WAIT: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// One command's processes. The leader is reaped when this is dropped, not before: until then its process id,
 /// group and session cannot come to mean something else.
@@ -164,7 +161,9 @@ fn sweep(wanted: Wanted) {
 
 #[cfg(target_os = "linux")]
 fn kill_matching(batch: &[Request]) {
-    use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+    use std::collections::HashMap;
+
+    use rustix::process::{PidfdFlags, getpid, pidfd_open, pidfd_send_signal};
 
     let own = getpid();
     let sessions: Vec<i32> = batch.iter().filter_map(|r| r.0.session).collect();
@@ -196,12 +195,51 @@ fn kill_matching(batch: &[Request]) {
     }
 }
 
+/// Without pidfds a process id may change hands between the look and the kill; there is no better way here.
 #[cfg(not(target_os = "linux"))]
-fn kill_matching(_batch: &[Request]) {}
+fn kill_matching(batch: &[Request]) {
+    use std::{collections::HashSet, os::unix::ffi::OsStrExt};
+
+    use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
+
+    let how = ProcessRefreshKind::nothing().with_environ(UpdateKind::Always);
+    let own = std::process::id();
+    let mut system = match System::new() {
+        Ok(system) => system,
+        Err(err) => {
+            tracing::warn!(%err, "processes that left their group cannot be found");
+            return;
+        }
+    };
+    let mut killed = HashSet::new();
+    loop {
+        system.refresh_processes_specifics(ProcessesToUpdate::All, true, how);
+        let before = killed.len();
+        for (pid, process) in system.processes() {
+            let environ = process.environ().iter().map(|entry| entry.as_bytes());
+            let marked = marker_of(environ).is_some_and(|id| batch.iter().any(|r| r.0.id == id));
+            let session = process.session_id().and_then(|s| i32::try_from(s.as_u32()).ok());
+            let inside = session.is_some() && batch.iter().any(|r| r.0.session == session);
+            // One that was started since is another process, even under an id that was killed before.
+            if (marked || inside)
+                && pid.as_u32() != own
+                && killed.insert((*pid, process.start_time()))
+                && let Some(pid) = i32::try_from(pid.as_u32()).ok().and_then(Pid::from_raw)
+            {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+        if killed.len() == before {
+            return;
+        }
+    }
+}
 
 /// Waits until all of these processes are dead, but not for ever.
 #[cfg(target_os = "linux")]
 fn wait_for_deaths<'a>(fds: impl Iterator<Item = &'a OwnedFd>) {
+    use std::time::Instant;
+
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let until = Instant::now() + DEATH_WAIT;
     for fd in fds {
@@ -219,6 +257,12 @@ pub(in crate::backends) fn is_dead(fd: &OwnedFd) -> bool {
     matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)), Ok(1..))
 }
 
+/// Whether the process of a pidfd has ended. There are none here, nor sandboxes, whose they would be.
+#[cfg(not(target_os = "linux"))]
+pub(in crate::backends) fn is_dead(_fd: &OwnedFd) -> bool {
+    true
+}
+
 /// All processes there are. Empty where there is no `/proc`.
 fn processes() -> impl Iterator<Item = Pid> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -226,13 +270,19 @@ fn processes() -> impl Iterator<Item = Pid> {
 }
 
 /// The command a process belongs to by its environment, if it is alive and ours to see.
+#[cfg(target_os = "linux")]
 fn marker(pid: Pid) -> Option<[u8; 36]> {
     let environ = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
     marker_in(&environ)
 }
 
+#[cfg(any(target_os = "linux", test))]
 fn marker_in(environ: &[u8]) -> Option<[u8; 36]> {
-    let entries = environ.split(|b| *b == 0);
+    marker_of(environ.split(|b| *b == 0))
+}
+
+/// The command that the entries of an environment name.
+fn marker_of<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Option<[u8; 36]> {
     let mut values =
         entries.filter_map(|e| e.strip_prefix(COMMAND_ID_VARIABLE.as_bytes())?.strip_prefix(b"="));
     values.next()?.try_into().ok()
@@ -260,6 +310,7 @@ impl Stat {
         Some(Self { state, group: numbers.next()?, session: numbers.next()? })
     }
 
+    #[cfg(target_os = "linux")]
     fn alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X')
     }

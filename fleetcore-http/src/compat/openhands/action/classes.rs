@@ -11,34 +11,22 @@ pub(super) struct Class {
     pub(super) class: &'static str,
     pub(super) required: &'static [&'static str],
     pub(super) optional: &'static [&'static str],
-    /// Whether a runtime does it; everything else is the client's own business.
-    pub(super) here: bool,
 }
 
-const fn here(
+const fn class(
     name: &'static str,
     constant: &'static str,
     class: &'static str,
     required: &'static [&'static str],
     optional: &'static [&'static str],
 ) -> Class {
-    Class { name, constant, class, required, optional, here: true }
-}
-
-const fn elsewhere(
-    name: &'static str,
-    constant: &'static str,
-    class: &'static str,
-    required: &'static [&'static str],
-    optional: &'static [&'static str],
-) -> Class {
-    Class { name, constant, class, required, optional, here: false }
+    Class { name, constant, class, required, optional }
 }
 
 /// All of them, in the original's order.
 pub(super) static ALL: &[Class] = &[
-    elsewhere("null", "NULL", "NullAction", &[], &[]),
-    here(
+    class("null", "NULL", "NullAction", &[], &[]),
+    class(
         "run",
         "RUN",
         "CmdRunAction",
@@ -54,36 +42,36 @@ pub(super) static ALL: &[Class] = &[
             "security_risk",
         ],
     ),
-    here(
+    class(
         "run_ipython",
         "RUN_IPYTHON",
         "IPythonRunCellAction",
         &["code"],
         &["thought", "include_extra", "confirmation_state", "security_risk", "kernel_init_code"],
     ),
-    here("browse", "BROWSE", "BrowseURLAction", &["url"], &["thought", "security_risk", "return_axtree"]),
-    here(
+    class("browse", "BROWSE", "BrowseURLAction", &["url"], &["thought", "security_risk", "return_axtree"]),
+    class(
         "browse_interactive",
         "BROWSE_INTERACTIVE",
         "BrowseInteractiveAction",
         &["browser_actions"],
         &["thought", "browsergym_send_msg_to_user", "security_risk", "return_axtree"],
     ),
-    here(
+    class(
         "read",
         "READ",
         "FileReadAction",
         &["path"],
         &["start", "end", "thought", "security_risk", "impl_source", "view_range"],
     ),
-    here(
+    class(
         "write",
         "WRITE",
         "FileWriteAction",
         &["path", "content"],
         &["start", "end", "thought", "security_risk"],
     ),
-    here(
+    class(
         "edit",
         "EDIT",
         "FileEditAction",
@@ -102,33 +90,33 @@ pub(super) static ALL: &[Class] = &[
             "impl_source",
         ],
     ),
-    elsewhere("think", "THINK", "AgentThinkAction", &[], &["thought"]),
-    elsewhere("finish", "FINISH", "AgentFinishAction", &[], &["final_thought", "outputs", "thought"]),
-    elsewhere("reject", "REJECT", "AgentRejectAction", &[], &["outputs", "thought"]),
-    elsewhere("delegate", "DELEGATE", "AgentDelegateAction", &["agent", "inputs"], &["thought"]),
-    elsewhere("recall", "RECALL", "RecallAction", &["recall_type"], &["query", "thought"]),
-    elsewhere(
+    class("think", "THINK", "AgentThinkAction", &[], &["thought"]),
+    class("finish", "FINISH", "AgentFinishAction", &[], &["final_thought", "outputs", "thought"]),
+    class("reject", "REJECT", "AgentRejectAction", &[], &["outputs", "thought"]),
+    class("delegate", "DELEGATE", "AgentDelegateAction", &["agent", "inputs"], &["thought"]),
+    class("recall", "RECALL", "RecallAction", &["recall_type"], &["query", "thought"]),
+    class(
         "change_agent_state",
         "CHANGE_AGENT_STATE",
         "ChangeAgentStateAction",
         &["agent_state"],
         &["thought"],
     ),
-    elsewhere(
+    class(
         "message",
         "MESSAGE",
         "MessageAction",
         &["content"],
         &["file_urls", "image_urls", "wait_for_response", "security_risk"],
     ),
-    elsewhere(
+    class(
         "system",
         "SYSTEM",
         "SystemMessageAction",
         &["content"],
         &["tools", "openhands_version", "agent_class"],
     ),
-    elsewhere(
+    class(
         "condensation",
         "CONDENSATION",
         "CondensationAction",
@@ -141,16 +129,10 @@ pub(super) static ALL: &[Class] = &[
             "summary_offset",
         ],
     ),
-    elsewhere("condensation_request", "CONDENSATION_REQUEST", "CondensationRequestAction", &[], &[]),
-    elsewhere("call_tool_mcp", "MCP", "MCPAction", &["name"], &["arguments", "thought", "security_risk"]),
-    elsewhere(
-        "task_tracking",
-        "TASK_TRACKING",
-        "TaskTrackingAction",
-        &[],
-        &["command", "task_list", "thought"],
-    ),
-    elsewhere("loop_recovery", "LOOP_RECOVERY", "LoopRecoveryAction", &[], &["option"]),
+    class("condensation_request", "CONDENSATION_REQUEST", "CondensationRequestAction", &[], &[]),
+    class("call_tool_mcp", "MCP", "MCPAction", &["name"], &["arguments", "thought", "security_risk"]),
+    class("task_tracking", "TASK_TRACKING", "TaskTrackingAction", &[], &["command", "task_list", "thought"]),
+    class("loop_recovery", "LOOP_RECOVERY", "LoopRecoveryAction", &[], &["option"]),
 ];
 
 /// The original's observations, which are no actions.

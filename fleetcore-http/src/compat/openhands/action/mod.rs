@@ -3,4 +3,4 @@
 mod classes;
 mod parse;
 
-pub(super) use parse::{Act, Cell, Deed, Event, Refused, parse};
+pub(super) use parse::{Act, Browse, Cell, Deed, Event, Refused, parse};

@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::{
-    super::python::{Dict, Py, Raw},
+    super::{
+        files::Bound,
+        python::{Dict, Py, Raw},
+    },
     classes::{self, Class},
 };
 
@@ -21,7 +24,6 @@ pub(in super::super) struct Event {
 #[derive(Clone, Debug, PartialEq)]
 pub(in super::super) enum Act {
     Do(Box<Deed>),
-    Browse,
     /// Known, but nothing a runtime does.
     Unable(&'static str),
     /// Answered with this error observation without doing anything.
@@ -38,6 +40,7 @@ pub(in super::super) enum Deed {
     Read(Read),
     Write(Write),
     Edit(Edit),
+    Browse(Browse),
 }
 
 /// A command for the shell.
@@ -74,8 +77,8 @@ pub(in super::super) struct Read {
 pub(in super::super) struct Write {
     pub(in super::super) path: String,
     pub(in super::super) content: String,
-    pub(in super::super) start: i64,
-    pub(in super::super) end: i64,
+    pub(in super::super) start: Bound,
+    pub(in super::super) end: Bound,
 }
 
 /// A file to edit. What is not a path is checked by the editor, which has its own words for it.
@@ -89,6 +92,30 @@ pub(in super::super) struct Edit {
     pub(in super::super) insert_line: Value,
 }
 
+/// Something for the browser.
+#[derive(Clone, Debug, PartialEq)]
+pub(in super::super) enum Browse {
+    Visit { url: String, tree: bool },
+    Code { code: String, tree: bool },
+}
+
+impl Browse {
+    /// Whether the tree is wanted as data, too.
+    pub(in super::super) fn wants_tree(&self) -> bool {
+        match self {
+            Self::Visit { tree, .. } | Self::Code { tree, .. } => *tree,
+        }
+    }
+
+    /// The name of the action.
+    pub(in super::super) fn name(&self) -> &'static str {
+        match self {
+            Self::Visit { .. } => "browse",
+            Self::Code { .. } => "browse_interactive",
+        }
+    }
+}
+
 /// Why a request is no action.
 #[derive(Debug, PartialEq)]
 pub(in super::super) enum Refused {
@@ -96,6 +123,8 @@ pub(in super::super) enum Refused {
     Invalid(String),
     /// 500, with this text.
     Internal(String),
+    /// 400: the body is not even text.
+    Unreadable,
 }
 
 fn internal<T>(text: impl Into<String>) -> Result<T, Refused> {
@@ -110,6 +139,9 @@ pub(in super::super) fn parse(body: &[u8], content_type: Option<&str>) -> Result
             "[{{'type': '{kind}', 'loc': ('body',{at}), 'msg': '{says}', 'input': {input}}}]"
         )))
     };
+    if body == Py::None {
+        return Err(no_body());
+    }
     let Py::Dict(request) = &body else {
         let says = "Input should be a valid dictionary or object to extract fields from";
         return misfit("model_attributes_type", "", says, &body);
@@ -121,11 +153,14 @@ pub(in super::super) fn parse(body: &[u8], content_type: Option<&str>) -> Result
     }
 }
 
+fn no_body() -> Refused {
+    let what = "[{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': None}]";
+    Refused::Invalid(what.to_owned())
+}
+
 fn json(body: &[u8], content_type: Option<&str>) -> Result<Py, Refused> {
     if body.is_empty() {
-        return Err(Refused::Invalid(
-            "[{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': None}]".to_owned(),
-        ));
+        return Err(no_body());
     }
     let essence = content_type.map(|t| t.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     let is_json = essence
@@ -138,11 +173,13 @@ fn json(body: &[u8], content_type: Option<&str>) -> Result<Py, Refused> {
             Raw(body)
         )));
     }
-    serde_json::from_slice(body).map_err(|error| {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let body = std::str::from_utf8(body).map_err(|_| Refused::Unreadable)?;
+    serde_json::from_str(body).map_err(|error| {
         Refused::Invalid(format!(
             "[{{'type': 'json_invalid', 'loc': ('body', {}), 'msg': 'JSON decode error', 'input': {{}}, 'ctx': \
              {{'error': {}}}}}]",
-            error.column(),
+            error.column().saturating_sub(1),
             Py::Str(error.to_string())
         ))
     })
@@ -170,6 +207,7 @@ fn event(mut action: Dict) -> Result<Event, Refused> {
     let mut args = match action.get("args") {
         None => Dict::default(),
         Some(Py::Dict(args)) => args.clone(),
+        Some(Py::List(_)) => return internal("pop expected at most 1 argument, got 2"),
         Some(other) => return internal(format!("'{}' object has no attribute 'pop'", other.kind())),
     };
     let dated = args.remove("timestamp").is_some_and(|t| t.truthy());
@@ -181,9 +219,12 @@ fn event(mut action: Dict) -> Result<Event, Refused> {
         return internal(format!("action={} has the wrong arguments: {why}", Py::Dict(action)));
     }
     match action.get("source") {
-        None | Some(Py::None) => {}
+        None => {}
         Some(Py::Str(s)) if matches!(s.as_str(), "agent" | "user" | "environment") => {}
         Some(other) => return internal(format!("{other} is not a valid EventSource")),
+    }
+    if let Some(call) = action.get("tool_call_metadata") {
+        tool_call(call)?;
     }
     let named = dated
         || action.get("id").is_some_and(|id| *id != Py::None)
@@ -193,14 +234,38 @@ fn event(mut action: Dict) -> Result<Event, Refused> {
         Some(Py::Int(n)) => (Some(*n as f64), None),
         Some(Py::Float(x)) => (Some(*x), None),
         Some(Py::Bool(b)) => (Some(f64::from(u8::from(*b))), None),
-        // The original would notice at its first look at a command that still runs.
+        // The original asks whether it is true before it makes a number of it.
+        Some(other) if !other.truthy() => (None, None),
+        Some(Py::Str(text)) if text.trim().parse::<f64>().is_ok() => (text.trim().parse().ok(), None),
+        // It would notice at its first look at a command that still runs, so quick ones have none here either.
         Some(other) => (None, Some(format!("could not convert string to float: {other}"))),
     };
     let act = match odd {
-        Some(why) if class.here => Act::Wrong(why),
+        Some(why) if class.name == "run_ipython" => Act::Wrong(why),
         _ => act(class, &args),
     };
     Ok(Event { act, timeout, named })
+}
+
+/// What the client says about the model's call is not used, but it has to be whole.
+fn tool_call(call: &Py) -> Result<(), Refused> {
+    const FIELDS: [&str; 4] = ["function_name", "tool_call_id", "model_response", "total_calls_in_response"];
+    let Py::Dict(call) = call else {
+        return internal(format!(
+            "openhands.events.tool.ToolCallMetadata() argument after ** must be a mapping, not {}",
+            call.kind()
+        ));
+    };
+    let missing: Vec<&str> = FIELDS.into_iter().filter(|field| call.get(field).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let s = if missing.len() == 1 { "" } else { "s" };
+    let mut text = format!("{} validation error{s} for ToolCallMetadata", missing.len());
+    for field in missing {
+        text.push_str(&format!("\n{field}\n  Field required [type=missing]"));
+    }
+    internal(text)
 }
 
 /// Renames and drops what only older clients send.
@@ -231,16 +296,18 @@ fn act(class: &'static Class, args: &Dict) -> Act {
         Some(Py::Str(s)) => Ok(s.clone()),
         Some(other) => Err(other.kind()),
     };
-    let needed = |name: &str| {
-        text(name, "")
-            .map_err(|kind| Act::Failed(format!("expected str, bytes or os.PathLike object, not {kind}")))
-    };
+    let path =
+        |says: &dyn Fn(&'static str) -> String| text("path", "").map_err(|kind| Act::Failed(says(kind)));
     let number = |name: &str, default: i64| match args.get(name) {
         None => Ok(default),
         Some(Py::Int(n)) => Ok(i64::try_from(*n).unwrap_or(if *n < 0 { i64::MIN } else { i64::MAX })),
         Some(Py::Bool(b)) => Ok(i64::from(*b)),
+        Some(Py::Float(_)) => {
+            Err(Act::Failed("slice indices must be integers or None or have an __index__ method".to_owned()))
+        }
         Some(other) => {
-            Err(Act::Failed(format!("'{}' object cannot be interpreted as an integer", other.kind())))
+            let kind = other.kind();
+            Err(Act::Failed(format!("'>' not supported between instances of 'int' and '{kind}'")))
         }
     };
     let raw = |name: &str| args.get(name).map_or(Value::Null, Py::json);
@@ -261,32 +328,48 @@ fn act(class: &'static Class, args: &Dict) -> Act {
             include_extra: flag("include_extra", true),
         })),
         "read" => deed(Deed::Read(Read {
-            path: needed("path")?,
+            path: path(&|kind| format!("'{kind}' object has no attribute 'endswith'"))?,
             start: number("start", 0)?,
             end: number("end", -1)?,
             editor: args.get("impl_source").and_then(Py::str) == Some("oh_aci"),
             view_range: args.get("view_range").map(Py::json).filter(|v| !v.is_null()),
         })),
         "write" => deed(Deed::Write(Write {
-            path: needed("path")?,
+            path: path(&|kind| {
+                format!(
+                    "argument should be a str or an os.PathLike object where __fspath__ returns a str, not '{kind}'"
+                )
+            })?,
             content: text("content", "")
                 .map_err(|kind| Act::Failed(format!("'{kind}' object has no attribute 'split'")))?,
-            start: number("start", 0)?,
-            end: number("end", -1)?,
+            start: args.get("start").map_or_else(Bound::default, |b| b.json().into()),
+            end: args.get("end").map_or_else(Bound::end, |b| b.json().into()),
         })),
         // The other editor is the client's, and it fails here with nothing to say.
         "edit" if args.get("impl_source").is_some_and(|s| s.str() != Some("oh_aci")) => {
             Ok(Act::Failed(String::new()))
         }
         "edit" => deed(Deed::Edit(Edit {
-            path: needed("path")?,
+            path: path(&|_| {
+                let sent = args.get("path").unwrap_or(&Py::None);
+                format!("all arguments must be str, not: {sent}")
+            })?,
             command: args.get("command").map_or_else(|| "".into(), Py::json),
             file_text: raw("file_text"),
             old_str: raw("old_str"),
             new_str: raw("new_str"),
             insert_line: raw("insert_line"),
         })),
-        "browse" | "browse_interactive" => Ok(Act::Browse),
+        "browse" => deed(Deed::Browse(Browse::Visit {
+            url: text("url", "")
+                .map_err(|kind| Act::Failed(format!("'{kind}' object has no attribute 'startswith'")))?,
+            tree: flag("return_axtree", false),
+        })),
+        "browse_interactive" => deed(Deed::Browse(Browse::Code {
+            code: text("browser_actions", "")
+                .map_err(|kind| Act::Failed(format!("expected string or bytes-like object, got '{kind}'")))?,
+            tree: flag("return_axtree", false),
+        })),
         name => Ok(Act::Unable(name)),
     };
     act().unwrap_or_else(|wrong: Act| wrong)
@@ -303,6 +386,7 @@ mod tests {
     fn refused(text: &str) -> String {
         match parsed(text).unwrap_err() {
             Refused::Invalid(text) | Refused::Internal(text) => text,
+            Refused::Unreadable => "unreadable".to_owned(),
         }
     }
 
@@ -311,7 +395,8 @@ mod tests {
         let event = parsed(
             r#"{"action":{"action":"run","args":{"command":"ls","thought":"t","keep_prompt":false,
                 "is_confirmed":"confirmed","security_risk":99,"hidden":1},"timeout":2,"id":7,
-                "timestamp":"2025-01-01T00:00:00","source":"agent","message":"m","tool_call_metadata":{}}}"#,
+                "timestamp":"2025-01-01T00:00:00","source":"agent","message":"m","tool_call_metadata":{"function_name":"f",
+                "tool_call_id":"i","model_response":{},"total_calls_in_response":1}}}"#,
         )
         .unwrap();
         let Act::Do(deed) = event.act else { panic!("{event:?}") };

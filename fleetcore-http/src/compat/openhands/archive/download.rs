@@ -38,7 +38,7 @@ const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-'
 pub(in super::super) async fn download(workspace: &Workspace, request: Request) -> Response {
     let query = Query::<HashMap<String, String>>::try_from_uri(request.uri());
     let Some(path) = query.ok().and_then(|Query(mut query)| query.remove("path")) else {
-        return unprocessable("missing", "query", "path", "Field required");
+        return unprocessable("missing", "query", "path", "Field required", "None");
     };
     if !path.starts_with('/') {
         return failed("400: Path must be an absolute path");
@@ -145,6 +145,7 @@ fn answer(files: Files, found: Found, path: &str, headers: &HeaderMap) -> Respon
             );
             (StatusCode::PARTIAL_CONTENT, range)
         }
+        Asked::Malformed(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
         Asked::Beyond => {
             let range = (header::CONTENT_RANGE, format!("bytes */{}", layout.total));
             return (StatusCode::RANGE_NOT_SATISFIABLE, [range]).into_response();
@@ -178,6 +179,8 @@ enum Asked {
     Part(Range<u64>),
     /// Behind the end.
     Beyond,
+    /// Nothing anybody could send.
+    Malformed(&'static str),
 }
 
 /// What part of `total` bytes is asked for. Several ranges, and ranges of another version, are all of it.
@@ -186,8 +189,15 @@ fn asked(headers: &HeaderMap, tag: &str, total: u64) -> Asked {
     if text(header::IF_RANGE).is_some_and(|wanted| wanted != tag) {
         return Asked::Whole;
     }
-    let range = text(header::RANGE).and_then(|range| range.trim().strip_prefix("bytes="));
-    let Some((first, last)) = range.and_then(|range| range.split_once('-')) else { return Asked::Whole };
+    let Some(range) = text(header::RANGE) else { return Asked::Whole };
+    let range = match range.split_once('=') {
+        None => return Asked::Malformed("Malformed range header."),
+        Some((unit, range)) if unit.trim().eq_ignore_ascii_case("bytes") => range,
+        Some(_) => return Asked::Malformed("Only support bytes range"),
+    };
+    let Some((first, last)) = range.split_once('-') else {
+        return Asked::Malformed("Range header: range must be requested");
+    };
     let number = |text: &str| text.trim().parse::<u64>().ok();
     let range = match (first.trim(), last.trim()) {
         ("", last) => number(last).map(|n| total.saturating_sub(n)..if n == 0 { 0 } else { total }),
@@ -324,10 +334,13 @@ mod tests {
         assert_eq!(ask("bytes=-10"), Asked::Part(90..100));
         assert_eq!(ask("bytes=-1000"), Asked::Part(0..100));
         assert_eq!(ask("bytes=50-1000"), Asked::Part(50..100));
+        for malformed in ["0-3", "lines=0-1", "bytes=7"] {
+            assert!(matches!(ask(malformed), Asked::Malformed(_)), "{malformed}");
+        }
         for beyond in ["bytes=100-", "bytes=100-200", "bytes=-0"] {
             assert_eq!(ask(beyond), Asked::Beyond, "{beyond}");
         }
-        for whole in ["bytes=5-2", "bytes=a-b", "bytes=0-1,3-4", "lines=0-1", "bytes=-", "bytes=0--1"] {
+        for whole in ["bytes=5-2", "bytes=a-b", "bytes=0-1,3-4", "bytes=-", "bytes=0--1"] {
             assert_eq!(ask(whole), Asked::Whole, "{whole}");
         }
         let mut headers = HeaderMap::new();

@@ -6,9 +6,9 @@ use axum::{
     Json,
     extract::{
         DefaultBodyLimit, FromRequest, Query, Request,
-        multipart::{Field, Multipart, MultipartError},
+        multipart::{Field, Multipart},
     },
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use fleetcore::{ByteStream, Error, ErrorKind, FileKind, WriteOptions};
@@ -32,30 +32,40 @@ pub(in super::super) async fn upload(workspace: &Workspace, mut request: Request
     let query = Query::<HashMap<String, String>>::try_from_uri(request.uri());
     let mut query = query.map(|Query(query)| query).unwrap_or_default();
     let destination = query.remove("destination").unwrap_or_else(|| "/".to_owned());
-    let recursive = match query.remove("recursive").map(|text| boolean(&text)) {
+    let recursive = match query.remove("recursive").map(|text| (boolean(&text), text)) {
         None => false,
-        Some(Some(recursive)) => recursive,
-        Some(None) => {
+        Some((Some(recursive), _)) => recursive,
+        Some((None, sent)) => {
             let why = "Input should be a valid boolean, unable to interpret input";
-            return unprocessable("bool_parsing", "query", "recursive", why);
+            return unprocessable("bool_parsing", "query", "recursive", why, &quoted(&sent));
         }
     };
-    let missing = || unprocessable("missing", "body", "file", "Field required");
+    let missing = || unprocessable("missing", "body", "file", "Field required", "None");
     // There is a limit of our own, and nothing is kept in memory.
     DefaultBodyLimit::disable().apply(&mut request);
-    let Ok(mut form) = Multipart::from_request(request, &()).await else { return missing() };
+    let kind =
+        request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let unbounded = kind.starts_with("multipart/form-data") && !kind.contains("boundary=");
+    let mut form = match Multipart::from_request(request, &()).await {
+        Ok(form) => form,
+        Err(_) if unbounded => return bad_request("Missing boundary in multipart."),
+        Err(_) => return missing(),
+    };
     loop {
         let mut field = match form.next_field().await {
             Ok(Some(field)) => field,
             Ok(None) => return missing(),
-            Err(e) => return malformed(&e),
+            Err(e) => {
+                tracing::debug!(why = %e.body_text(), "a form that cannot be read");
+                return bad_request("There was an error parsing the body");
+            }
         };
         if field.name() != Some("file") {
             continue;
         }
         let Some(filename) = field.file_name().map(str::to_owned) else {
             let why = "Value error, Expected UploadFile, received: str";
-            return unprocessable("value_error", "body", "file", why);
+            return unprocessable("value_error", "body", "file", why, "'...'");
         };
         if filename.is_empty() {
             return missing();
@@ -74,9 +84,8 @@ pub(in super::super) async fn upload(workspace: &Workspace, mut request: Request
     }
 }
 
-fn malformed(err: &MultipartError) -> Response {
-    let body = json!({ "detail": format!("There was an error parsing the body: {}", err.body_text()) });
-    (StatusCode::BAD_REQUEST, Json(body)).into_response()
+fn bad_request(detail: &str) -> Response {
+    (StatusCode::BAD_REQUEST, Json(json!({ "detail": detail }))).into_response()
 }
 
 /// Booleans as pydantic reads them.
@@ -99,9 +108,11 @@ async fn store(
         return Err("400: Destination must be an absolute path".to_owned());
     }
     let is_zip = filename.ends_with(".zip");
-    if recursive || is_zip {
-        // What is wrong with it, unpacking says.
-        let _ = workspace.files.create_dir(destination).await;
+    // What else is wrong with it, writing says.
+    if workspace.files.stat(destination).await.is_err()
+        && let Err(e) = workspace.files.create_dir(destination).await
+    {
+        return Err(python_error(&e, &first_missing(workspace, destination).await));
     }
     if recursive && !is_zip {
         return Err("400: Recursive uploads must be zip files".to_owned());
@@ -122,6 +133,18 @@ async fn store(
         Failure::Refused(why) => why,
         Failure::Files(e) => python_error(&e, to),
     })
+}
+
+/// The first directory on the way to a path that is not there, which is the one that cannot be created.
+async fn first_missing(workspace: &Workspace, path: &str) -> String {
+    let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0).chain([path.len()]);
+    for end in ends {
+        let part = path.get(..end).unwrap_or(path);
+        if workspace.files.stat(part).await.is_err() {
+            return part.to_owned();
+        }
+    }
+    path.to_owned()
 }
 
 /// What a file is called in its destination: the last part of what was sent, so that nothing leads out. A name with

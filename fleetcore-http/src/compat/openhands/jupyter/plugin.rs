@@ -131,7 +131,8 @@ impl Jupyter {
         if state.kernel.is_none() {
             self.fresh(state, cwd).await?;
         }
-        let limit = timeout.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::ZERO));
+        // More than a `Duration` holds is for ever.
+        let limit = timeout.and_then(|s| Duration::try_from_secs_f64(s.max(0.0)).ok());
         let moved = state.cwd.as_deref() != Some(cwd);
         // Taken out: dropped in the middle of a cell, nobody knows what it would answer next.
         let Some(mut kernel) = state.kernel.take() else { return Ok((String::new(), Vec::new())) };

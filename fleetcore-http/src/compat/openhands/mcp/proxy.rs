@@ -66,6 +66,11 @@ impl Proxy {
         self.current.read().is_some()
     }
 
+    /// Whether a configuration names no server.
+    pub(in super::super) fn is_empty(body: &[u8]) -> bool {
+        config::servers(body).is_ok_and(|servers| servers.is_empty())
+    }
+
     /// Takes another configuration instead of the present one, at once and as a whole (DEFECT 16). Calls that are
     /// under way end with the servers they began with.
     pub(in super::super) fn update(self: &Arc<Self>, body: &[u8]) -> Response {

@@ -19,6 +19,8 @@ use crate::compat::openhands::observation::{Metadata, Observation};
 
 /// Longer texts are parsed on a thread of their own.
 const PARSE_INLINE_BYTES: usize = 16 << 10;
+/// How much longer than the limit for silence an equal hard limit is.
+const TIE: Duration = Duration::from_millis(100);
 /// What a shell reports for a command that was interrupted: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
@@ -40,6 +42,10 @@ impl Limits {
         let mut policy = WaitPolicy::forever();
         // More than a `Duration` holds is for ever.
         policy.soft_timeout = self.hard.and_then(|t| Duration::try_from_secs_f64(t.max(0.0)).ok());
+        if policy.soft_timeout == Some(self.soft) && !self.blocking {
+            // Of two equal limits the original looks at the one for silence first.
+            policy.soft_timeout = Some(self.soft + TIE);
+        }
         policy.quiet_timeout = (!self.blocking).then_some(self.soft);
         policy
     }
@@ -72,13 +78,22 @@ pub(super) struct Live {
     known: Arc<Mutex<Known>>,
     startup: &'static str,
     pending: Option<Pending>,
+    /// Where it starts when its directory is not there, before the user's home.
+    fallback: Option<String>,
     /// Exit code of the last command.
     last_code: i32,
 }
 
 impl Live {
     pub(super) fn new(settings: Arc<Settings>, known: Arc<Mutex<Known>>, startup: &'static str) -> Self {
-        Self { settings, known, startup, pending: None, last_code: 0 }
+        let fallback = Some(settings.working_dir.clone());
+        Self { settings, known, startup, pending: None, fallback, last_code: 0 }
+    }
+
+    /// One that starts in the user's home when its directory is not there.
+    pub(super) fn or_at_home(mut self) -> Self {
+        self.fallback = None;
+        self
     }
 
     /// The shell; a new one in the last directory when it has ended.
@@ -94,7 +109,10 @@ impl Live {
             return Ok(session);
         }
         self.pending = None;
-        let session = self.settings.open(&[&cwd, &self.settings.working_dir], self.startup).await?;
+        let session = {
+            let dirs: Vec<&str> = std::iter::once(&*cwd).chain(self.fallback.as_deref()).collect();
+            self.settings.open(&dirs, self.startup).await?
+        };
         let mut known = self.known.lock();
         if known.closed {
             return Err(Error::new(ErrorKind::InvalidState, "the shell has been closed"));
@@ -166,6 +184,7 @@ impl Live {
         }
         match keys::special(command) {
             Some('c' | 'C') => {
+                self.last_code = INTERRUPTED;
                 return Ok(self.idle(command, INTERRUPTED, "^C", Some('c'), args));
             }
             // Like the shell's own end of input: it refuses to end if it has stopped jobs.

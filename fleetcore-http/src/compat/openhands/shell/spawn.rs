@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fleetcore::{
-    CommandStream, Error, ErrorKind, Machine, Offset, OnIncomplete, PtySize, Result, Session, SessionId,
-    SessionSpec,
+    CommandStream, Error, ErrorKind, Machine, Offset, OnIncomplete, PtySize, Result, Session, SessionSpec,
 };
 use parking_lot::Mutex;
 use secrecy::SecretString;
 
 use super::live::{Limits, Live};
-use crate::compat::openhands::observation::Observation;
+use crate::compat::openhands::{observation::Observation, watch::Watch};
 
 /// What the terminal of the original calls itself, and how large it is.
 const TERM: &str = "tmux-256color";
@@ -45,6 +44,8 @@ pub(super) struct Settings {
     user: Option<String>,
     env: BTreeMap<String, SecretString>,
     pub(super) soft: Duration,
+    /// Who is told of every shell.
+    watch: Arc<Watch>,
 }
 
 impl Settings {
@@ -53,7 +54,7 @@ impl Settings {
         let mut dirs = dirs.iter();
         loop {
             let dir = dirs.next();
-            let mut spec = SessionSpec::new(SessionId::new("openhands")?)
+            let mut spec = SessionSpec::new(self.watch.session_id()?)
                 .with_shell(["bash"])
                 .with_size(SIZE)
                 .with_on_incomplete(OnIncomplete::Wait);
@@ -65,7 +66,9 @@ impl Settings {
             spec.startup = vec![startup.to_owned()];
             match self.machine.open_session(spec).await {
                 Err(e) if dir.is_some() && e.context_value("field") == Some("cwd") => {}
-                opened => return opened,
+                opened => {
+                    return opened.inspect(|session| self.watch.opened(session, startup == ALIAS));
+                }
             }
         }
     }
@@ -99,9 +102,11 @@ impl Shell {
         user: Option<&str>,
         soft: Duration,
         env: BTreeMap<String, SecretString>,
+        watch: Arc<Watch>,
     ) -> Result<Self> {
         let (working_dir, user) = (working_dir.to_owned(), user.map(str::to_owned));
-        let settings = Arc::new(Settings { machine, working_dir: working_dir.clone(), user, env, soft });
+        let settings =
+            Arc::new(Settings { machine, working_dir: working_dir.clone(), user, env, soft, watch });
         let known = Arc::new(Mutex::new(Known { session: None, cwd: working_dir, closed: false }));
         let main = Live::new(Arc::clone(&settings), Arc::clone(&known), ALIAS);
         let shell = Self { settings, known, main: tokio::sync::Mutex::new(main) };
@@ -129,7 +134,7 @@ impl Shell {
         };
         let known = Arc::new(Mutex::new(Known { session: None, cwd: dir, closed: false }));
         // Dropped with all it has started.
-        Live::new(Arc::clone(&self.settings), known, QUIET).act(args, &limits).await
+        Live::new(Arc::clone(&self.settings), known, QUIET).or_at_home().act(args, &limits).await
     }
 
     /// The main shell's directory after the last command that has ended.

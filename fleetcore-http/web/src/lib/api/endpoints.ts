@@ -1,6 +1,6 @@
 import { del, get, patch, post, send, withQuery, type Query } from './client';
 import type {
-  ActionAnswer, Agent, AuditEntry, Command, CommandSpec, CreateMachine, FanoutSpec, FileInfo, Identity, Info, Items, JoinCode, Load, Machine, MachineList, Metrics, NewToken, NewUser, Page, Provider, Scope, Session, SessionSpec, SignalName, StopMode, Target, Token, User, UserChange,
+  ActionAnswer, Agent, AuditEntry, Command, CommandSpec, CreateMachine, FanoutSpec, FileInfo, Identity, Info, Items, JoinCode, Load, Machine, MachineList, Metrics, NewRuntime, NewToken, NewUser, Page, Provider, Runtime, RuntimeSpec, Scope, Session, SessionSpec, SignalName, StopMode, Target, Token, User, UserChange,
 } from './types';
 
 const V1 = '/api/v1';
@@ -62,6 +62,13 @@ export const createSession = (spec: SessionSpec) => post<Session>(`${V1}/session
 export const getSession = (id: string) => get<Session>(session(id));
 export const closeSession = (id: string) => del<Session>(session(id));
 export const sessionAttachPath = (id: string) => `${session(id)}/attach`;
+
+const runtime = (id: string): string => `${V1}/runtimes/${seg(id)}`;
+export const runtimes = () => get<Items<Runtime>>(`${V1}/runtimes`);
+export const createRuntime = (spec: RuntimeSpec) => post<NewRuntime>(`${V1}/runtimes`, spec);
+export const getRuntime = (id: string) => get<Runtime>(runtime(id));
+export const endRuntime = (id: string) => del(runtime(id));
+export const runtimeEventsPath = (id: string) => `${runtime(id)}/events?output=false`;
 
 export const fileUrl = (name: string, path: string) => withQuery(`${target(name)}/files`, { path });
 export const uploadUrl = (name: string, path: string, create_parents: boolean) =>

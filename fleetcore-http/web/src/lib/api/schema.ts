@@ -457,6 +457,69 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/runtimes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** All runtimes. */
+        get: operations["list_runtimes"];
+        put?: never;
+        /**
+         * Makes a runtime of an AI coding agent, in a new sandbox without network unless asked otherwise. The OpenHands client
+         *     takes `url` (with this server's address before it) as its base URL and `key` as its session key; what it finds there
+         *     needs that key and no login. Making a sandbox needs the scope `machines`; the scopes `run` and `files` are needed
+         *     anyway. Runtimes end with the server, and with the rights of who made them.
+         */
+        post: operations["create_runtime"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runtimes/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One runtime, and what it has done. */
+        get: operations["get_runtime"];
+        put?: never;
+        post?: never;
+        /** Ends a runtime: its shell and everything it started, and the sandbox that was made for it with all its files. */
+        delete: operations["end_runtime"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/runtimes/{id}/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a runtime does, as it happens: server-sent events `shell`, `started`, `output` (text of the terminal, or base64
+         *     where it is none), `ended`, `gap` (output that is not kept any more), `lost` (events that are not), `closed`. Begins with
+         *     the action that runs. `?from=start` begins with the oldest that is kept, `?output=false` leaves the output out, and
+         *     `Last-Event-ID` goes on where an earlier stream broke off.
+         */
+        get: operations["runtime_events"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/sessions": {
         parameters: {
             query?: never;
@@ -1111,6 +1174,40 @@ export interface components {
          * @enum {string}
          */
         ActionScope: "provider" | "machine" | "either";
+        /** @description One action of a runtime. */
+        ActionState: {
+            /** @description The command, the code or the path; the first 4096 characters. */
+            about: string;
+            /** @description Whether the answer can still be fetched. */
+            answer_kept: boolean;
+            /**
+             * Format: date-time
+             * @description When it was answered.
+             */
+            ended_at?: string | null;
+            /**
+             * Format: int64
+             * @description Of a command that has ended; -1 when the command runs on after its action was answered.
+             */
+            exit_code?: number | null;
+            /** @description What kind: `run`, `run_ipython`, `read`, `write`, `edit`, `browse`, or `invalid`. */
+            kind: string;
+            /**
+             * Format: int64
+             * @description Counts the actions of the runtime, from 1.
+             */
+            number: number;
+            /**
+             * Format: date-time
+             * @description When its turn came.
+             */
+            started_at: string;
+            /**
+             * Format: int32
+             * @description Status of the answer; null while there is none, or when the runtime ended first.
+             */
+            status?: number | null;
+        };
         /** @description An agent: a host that has joined, here or away. In events: `event: agent`. */
         Agent: {
             capabilities?: components["schemas"]["Capabilities"] | null;
@@ -1477,6 +1574,43 @@ export interface components {
             region?: string | null;
             /** @description Cloud-init user data. Not recorded. */
             user_data?: string | null;
+        };
+        /** @description A runtime to make. */
+        CreateRuntime: {
+            /** @description Makes the sandbox at this agent. Default: on the server's host. */
+            agent?: string | null;
+            /**
+             * Format: int32
+             * @description Processors of the new sandbox. Default 2.
+             */
+            cpus?: number | null;
+            /** @description Variables for the agent's commands. The values are not recorded. */
+            env?: {
+                [key: string]: string;
+            };
+            /**
+             * Format: int64
+             * @description Memory of the new sandbox in bytes. Default 4 GiB.
+             */
+            memory_bytes?: number | null;
+            /** @description Whether the new sandbox reaches the network. Default: no. */
+            network?: boolean;
+            /**
+             * Format: int64
+             * @description Commands that are silent for so many seconds are answered while they run on. Default 10.
+             */
+            no_change_timeout_s?: number | null;
+            /** @description Plugins to start; only on the server's own host (`local`). */
+            plugins?: components["schemas"]["RuntimePlugin"][];
+            /**
+             * Format: int32
+             * @description Most processes in the new sandbox. Default 1024.
+             */
+            processes?: number | null;
+            /** @description Where, e.g. `multipass/dev1` or an agent. Default: a new sandbox, which ends with the runtime. */
+            target?: string | null;
+            /** @description Working directory, absolute; made when it is missing. Default in a new sandbox: `/home/sandbox/workspace`. */
+            working_dir?: string | null;
         };
         /** @description A session to open. */
         CreateSession: {
@@ -1943,6 +2077,41 @@ export interface components {
             }[];
         };
         /** @description A whole list. */
+        Items_Runtime: {
+            /** @description The entries. */
+            items: {
+                /**
+                 * Format: date-time
+                 * @description When.
+                 */
+                created_at: string;
+                /** @description Who made it. */
+                created_by: string;
+                /** @description Its id. */
+                id: string;
+                /** @description Whether the sandbox that was made for it reaches the network; null elsewhere. */
+                network?: boolean | null;
+                /** @description Whether the target was made for it, and ends with it. */
+                owns_target: boolean;
+                /** @description Its plugins. */
+                plugins: components["schemas"]["RuntimePlugin"][];
+                /** @description What it is doing. In lists without the actions that have ended. */
+                state: components["schemas"]["RuntimeState"];
+                /**
+                 * @description Where it runs.
+                 * @example sandbox/r4k2j6h3n8
+                 */
+                target: string;
+                /**
+                 * @description Base URL for the agent's client, as a path of this server.
+                 * @example /api/v1/runtimes/r4k2j6h3n8
+                 */
+                url: string;
+                /** @description Where its shell began. */
+                working_dir: string;
+            }[];
+        };
+        /** @description A whole list. */
         Items_Session: {
             /** @description The entries. */
             items: {
@@ -2363,6 +2532,11 @@ export interface components {
              */
             expires_at: string;
         };
+        /** @description A runtime that was made. */
+        NewRuntime: components["schemas"]["Runtime"] & {
+            /** @description What the client sends as `X-Session-API-Key`. Told once; whoever has it may run commands and change files there. */
+            key: string;
+        };
         /** @description A token that was just made. */
         NewToken: components["schemas"]["Token"] & {
             /** @description What to send as bearer token. Shown only now. */
@@ -2580,6 +2754,53 @@ export interface components {
             command: string;
             /** @description How long to wait. */
             wait?: components["schemas"]["Wait"];
+        };
+        /** @description A runtime of an AI coding agent. */
+        Runtime: {
+            /**
+             * Format: date-time
+             * @description When.
+             */
+            created_at: string;
+            /** @description Who made it. */
+            created_by: string;
+            /** @description Its id. */
+            id: string;
+            /** @description Whether the sandbox that was made for it reaches the network; null elsewhere. */
+            network?: boolean | null;
+            /** @description Whether the target was made for it, and ends with it. */
+            owns_target: boolean;
+            /** @description Its plugins. */
+            plugins: components["schemas"]["RuntimePlugin"][];
+            /** @description What it is doing. In lists without the actions that have ended. */
+            state: components["schemas"]["RuntimeState"];
+            /**
+             * @description Where it runs.
+             * @example sandbox/r4k2j6h3n8
+             */
+            target: string;
+            /**
+             * @description Base URL for the agent's client, as a path of this server.
+             * @example /api/v1/runtimes/r4k2j6h3n8
+             */
+            url: string;
+            /** @description Where its shell began. */
+            working_dir: string;
+        };
+        /**
+         * @description A plugin of a runtime.
+         * @enum {string}
+         */
+        RuntimePlugin: "jupyter" | "agent_skills" | "vscode";
+        /** @description What a runtime is doing. */
+        RuntimeState: {
+            /** @description The last actions, newest first; without the one that runs. */
+            actions: components["schemas"]["ActionState"][];
+            /** @description The shell's directory. */
+            cwd?: string | null;
+            running?: components["schemas"]["ActionState"] | null;
+            /** @description Name of the shell's session; it changes when the shell is replaced. */
+            session?: string | null;
         };
         /**
          * @description One power of a token.
@@ -3945,6 +4166,172 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Command"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_runtimes: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of them */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Items_Runtime"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    create_runtime: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreateRuntime"];
+            };
+        };
+        responses: {
+            /** @description It is ready */
+            201: {
+                headers: {
+                    /** @description Where it is */
+                    Location?: string;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["NewRuntime"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    get_runtime: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description As of now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Runtime"];
+                };
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    end_runtime: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Its id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is gone */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description A problem document */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    runtime_events: {
+        parameters: {
+            query?: {
+                /** @description `now` or `start` */
+                from?: string;
+                /** @description Whether output is part of it. Default: yes */
+                output?: boolean;
+            };
+            header?: {
+                /** @description Id of the last event that was seen */
+                "Last-Event-ID"?: string | null;
+            };
+            path: {
+                /** @description Its id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Events */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
                 };
             };
             /** @description A problem document */

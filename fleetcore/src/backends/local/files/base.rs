@@ -4,13 +4,20 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     os::fd::OwnedFd,
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
     fs::{CWD, Mode, OFlags, mkdirat, openat},
     io::Errno,
 };
+
+/// Opens only to name: neither what it leads to is read, nor the right to read it needed.
+#[cfg(target_os = "linux")]
+pub(super) const NAME_ONLY: OFlags = OFlags::PATH;
+/// Opens only to name. Without `O_PATH` that takes the right to read, and must not wait for the other end of a FIFO.
+#[cfg(not(target_os = "linux"))]
+pub(super) const NAME_ONLY: OFlags = OFlags::NONBLOCK;
 
 /// What paths are relative to, and cannot leave.
 #[derive(Debug)]
@@ -25,7 +32,8 @@ impl Base {
     /// Opens `path`, following links as far as the base allows. Leaving it is `EXDEV`.
     pub(super) fn open(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         // openat2 refuses NOCTTY together with PATH, where it means nothing.
-        let terminal = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NOCTTY };
+        let naming = cfg!(target_os = "linux") && flags.contains(NAME_ONLY);
+        let terminal = if naming { OFlags::empty() } else { OFlags::NOCTTY };
         let flags = flags | OFlags::CLOEXEC | terminal;
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         match self {
@@ -36,7 +44,7 @@ impl Base {
 
     /// Opens a directory only to name things in it.
     pub(super) fn dir(&self, path: &Path) -> io::Result<OwnedFd> {
-        self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+        self.open(path, NAME_ONLY | OFlags::DIRECTORY, Mode::empty())
     }
 
     /// The directory of `path` and the last name. `None` if the path does not end in a name: `/`, `.`, `a/..`.
@@ -69,6 +77,25 @@ impl Base {
         }
         Ok(dir)
     }
+}
+
+/// Permission bits as the system's calls take them.
+pub(super) fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(bits as rustix::fs::RawMode)
+}
+
+/// Where an open file is now.
+#[cfg(target_os = "linux")]
+pub(super) fn path_of(fd: &OwnedFd) -> io::Result<PathBuf> {
+    use std::os::fd::AsRawFd;
+    std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Where an open file is now.
+#[cfg(target_vendor = "apple")]
+pub(super) fn path_of(fd: &OwnedFd) -> io::Result<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    Ok(OsString::from_vec(rustix::fs::getpath(fd)?.into_bytes()).into())
 }
 
 /// Parent and last name of a path that ends in a name.
@@ -104,7 +131,7 @@ fn open_beneath(dir: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> Result
 
 /// Without the kernel's help no link is followed and no `..` taken: stricter, and as safe.
 fn walk_beneath(dir: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-    let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let step = NAME_ONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = openat(dir, ".", step, Mode::empty())?;
     let mut components = path.components().filter(|c| *c != Component::CurDir).peekable();
     if components.peek().is_none() {

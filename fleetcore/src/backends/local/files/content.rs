@@ -16,7 +16,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Inner, base::Base, failed, hop, info, mode_bits, not_a_file};
+use super::{
+    Inner,
+    base::{Base, NAME_ONLY, mode, path_of},
+    failed, hop, info, mode_bits, not_a_file,
+};
 use crate::{Error, ErrorKind, FileInfo, Result, WriteOptions, raw::ByteStream};
 
 /// Most that is read or collected before it is handed on: a trip between threads costs about as much as copying
@@ -137,17 +141,22 @@ impl Writer {
         let how = if opts.append { OFlags::APPEND } else { OFlags::empty() };
         // Truncated only once it is known to be a regular file.
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | how;
-        let new = Mode::from_raw_mode(opts.mode.unwrap_or(0o666));
+        let new = mode(opts.mode.unwrap_or(0o666));
         let file = match inner.base.open(at, flags | OFlags::CREATE | OFlags::EXCL, new) {
             Ok(file) => {
-                if let Some(mode) = opts.mode {
-                    fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?; // whatever the umask is
+                if let Some(bits) = opts.mode {
+                    fchmod(&file, mode(bits)).map_err(failed)?; // whatever the umask is
                 }
                 file
             }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Again with CREATE: the name may be a link to nothing yet.
-                inner.base.open(at, flags | OFlags::CREATE, new).map_err(failed)?
+                let dangling = matches!(link_target(inner, at), Ok(None));
+                let file = inner.base.open(at, flags | OFlags::CREATE, new).map_err(failed)?;
+                if let Some(mode) = opts.mode.filter(|_| dangling) {
+                    fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?;
+                }
+                file
             }
             Err(e) => return Err(failed(e)),
         };
@@ -186,7 +195,7 @@ impl Writer {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Nobody who may not read the old file may read the new one while it is written.
-        let new = Mode::from_raw_mode(old.as_ref().map_or(opts.mode.unwrap_or(0o666), |_| 0o600));
+        let new = mode(old.as_ref().map_or(opts.mode.unwrap_or(0o666), |_| 0o600));
         let temporary = OsString::from(format!(".fleetcore-{:016x}.tmp", rand::random::<u64>()));
         let file = match openat(&dir, &temporary, flags, new) {
             Ok(file) => file,
@@ -200,9 +209,9 @@ impl Writer {
             if fchown(&file, Some(uid), Some(gid)).is_err() && opts.keep_links {
                 return Ok(None); // and `replacing` removes the temporary file
             }
-            fchmod(&file, Mode::from_raw_mode(mode_bits(stat))).map_err(failed)?;
-        } else if let Some(mode) = opts.mode {
-            fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?;
+            fchmod(&file, mode(mode_bits(stat))).map_err(failed)?;
+        } else if let Some(bits) = opts.mode {
+            fchmod(&file, mode(bits)).map_err(failed)?;
         }
         Ok(Some(Self { file: file.into(), replacing: Some(replacing) }))
     }
@@ -222,17 +231,16 @@ impl Writer {
 
 /// Where a link leads in the end, as its base understands it. `None` if to nothing.
 fn link_target(inner: &Inner, at: &Path) -> Result<Option<PathBuf>> {
-    use std::os::fd::AsRawFd;
-    let fd = match inner.base.open(at, OFlags::PATH, Mode::empty()) {
+    let fd = match inner.base.open(at, NAME_ONLY, Mode::empty()) {
         Ok(fd) => fd,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed(e)),
     };
-    let real = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(failed)?;
+    let real = path_of(&fd).map_err(failed)?;
     Ok(Some(match &inner.base {
         Base::Anywhere => real,
         Base::Beneath(root) => {
-            let root = std::fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd())).map_err(failed)?;
+            let root = path_of(root).map_err(failed)?;
             real.strip_prefix(root).map_err(|_| failed(Errno::XDEV))?.to_owned()
         }
     }))

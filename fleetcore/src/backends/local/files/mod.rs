@@ -22,7 +22,10 @@ use rustix::{
     io::Errno,
 };
 
-use self::{base::Base, transfer::Transfers};
+use self::{
+    base::{Base, NAME_ONLY},
+    transfer::Transfers,
+};
 use super::LocalConfig;
 use crate::{
     Error, ErrorKind, FileInfo, FileKind, Owner, Result, WriteOptions,
@@ -159,8 +162,9 @@ fn info(path: impl Into<String>, stat: &Stat) -> FileInfo {
 }
 
 /// Permission bits, setuid, setgid and sticky.
+#[cfg_attr(target_os = "linux", expect(clippy::useless_conversion, reason = "narrower on macOS"))]
 fn mode_bits(stat: &Stat) -> u32 {
-    stat.st_mode & 0o7777
+    u32::from(stat.st_mode) & 0o7777
 }
 
 #[async_trait]
@@ -168,7 +172,7 @@ impl FileSystem for LocalFiles {
     async fn stat(&self, cx: &OpContext, path: &str) -> Result<FileInfo> {
         let shown = path.to_owned();
         self.run(cx, "stat", path, move |inner, at| {
-            let fd = inner.base.open(at, OFlags::PATH, Mode::empty()).map_err(failed)?;
+            let fd = inner.base.open(at, NAME_ONLY, Mode::empty()).map_err(failed)?;
             Ok(info(shown, &rustix::fs::fstat(&fd).map_err(failed)?))
         })
         .await
@@ -222,7 +226,7 @@ impl FileSystem for LocalFiles {
         self.run(cx, "create_dir", path, |inner, at| {
             let Err(error) = inner.base.make_dirs(at) else { return Ok(()) };
             let taken = error.kind() == std::io::ErrorKind::NotADirectory
-                && inner.base.open(at, OFlags::PATH, Mode::empty()).is_ok();
+                && inner.base.open(at, NAME_ONLY, Mode::empty()).is_ok();
             if taken {
                 return Err(Error::new(ErrorKind::AlreadyExists, "something else has that name"));
             }
@@ -233,9 +237,12 @@ impl FileSystem for LocalFiles {
 
     async fn set_owner(&self, cx: &OpContext, path: &str, owner: Owner) -> Result<()> {
         self.run(cx, "set_owner", path, move |inner, at| {
-            let fd = inner.base.open(at, OFlags::PATH, Mode::empty()).map_err(failed)?;
+            let fd = inner.base.open(at, NAME_ONLY, Mode::empty()).map_err(failed)?;
             let (uid, gid) = (rustix::fs::Uid::from_raw(owner.uid), rustix::fs::Gid::from_raw(owner.gid));
-            rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(failed)
+            #[cfg(target_os = "linux")]
+            return rustix::fs::chownat(fd, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(failed);
+            #[cfg(not(target_os = "linux"))]
+            return rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(failed);
         })
         .await
     }

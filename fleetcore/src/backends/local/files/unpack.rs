@@ -20,7 +20,11 @@ use rustix::{
 use tar::{Archive, Entry, EntryType};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Inner, aborted, base::Base, failed};
+use super::{
+    Inner, aborted,
+    base::{Base, mode},
+    failed,
+};
 use crate::{
     Error, ErrorKind, Result,
     raw::ByteStream,
@@ -184,7 +188,7 @@ fn unpack_entry(
     links: &mut LinkPaths,
 ) -> Result<()> {
     let kind = entry.header().entry_type();
-    let mode = Mode::from_raw_mode(entry.header().mode().map_err(broken)? & 0o777);
+    let bits = mode(entry.header().mode().map_err(broken)? & 0o777);
     if kind == EntryType::Directory {
         let dir = dest.make_dirs(at).map_err(failed)?;
         if at.as_os_str().is_empty() {
@@ -192,7 +196,7 @@ fn unpack_entry(
         }
         // An O_PATH descriptor cannot be changed; whoever unpacks must be able to go on inside.
         let own = openat(&dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-        return own.and_then(|d| fchmod(d, mode | Mode::RWXU)).map_err(failed);
+        return own.and_then(|d| fchmod(d, bits | Mode::RWXU)).map_err(failed);
     }
     if at.as_os_str().is_empty() {
         return Err(bad(at, "named"));
@@ -209,7 +213,7 @@ fn unpack_entry(
                 let _ = unlinkat(&dir, &name, AtFlags::empty());
                 Error::invalid("data", "an archive within the limit of bytes")
             })?;
-            fchmod(&file, mode).map_err(failed)?;
+            fchmod(&file, bits).map_err(failed)?;
             let mtime = entry.header().mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0);
             let stamp = Timespec { tv_sec: mtime, tv_nsec: 0 };
             let _ = futimens(&file, &Timestamps { last_access: stamp, last_modification: stamp });

@@ -8,14 +8,18 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use fleetcore::Fleet;
 use serde_json::Value;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{RunArgs, Shell};
+use crate::compat::openhands::watch::Watch;
 
 /// A shell in `dir`, whose home it is too.
 pub(super) async fn open(dir: &Path, soft: Duration) -> Shell {
     let dir = dir.to_str().unwrap();
     let env = BTreeMap::from([("HOME".to_owned(), dir.into())]);
     let machine = Fleet::local().machine("local").unwrap();
-    Shell::open(machine, dir, None, soft, env).await.unwrap()
+    let watch = Watch::new(None, CancellationToken::new());
+    Shell::open(machine, dir, None, soft, env, watch).await.unwrap()
 }
 
 /// An answer as the client gets it.
