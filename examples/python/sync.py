@@ -15,7 +15,7 @@ import fleetcore
 
 
 @contextmanager
-def bar(total: int) -> Iterator[fleetcore.types.OnProgress]:
+def bar(total: int) -> Iterator[fleetcore.OnProgress]:
     """A bar of tqdm where it is installed, else a line of our own."""
     try:
         from tqdm import tqdm

@@ -147,7 +147,7 @@ impl Command {
     /// A command somebody has started, by its id.
     pub(crate) async fn find(place: &Place, id: CommandId) -> Result<Self> {
         let view = match place {
-            Place::Here(fleet) => match fleet.commands().handle(id) {
+            Place::Here(fleet, _) => match fleet.commands().handle(id) {
                 Some(handle) => View::Handle(handle),
                 None => {
                     fleet.commands().get(id).await?;

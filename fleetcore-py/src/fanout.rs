@@ -76,7 +76,7 @@ impl Progress {
     async fn begin(place: Place, id: CommandId, mut plan: Plan) -> Result<Self> {
         let children = Collectors::default();
         let (events, parent) = match &place {
-            Place::Here(fleet) => {
+            Place::Here(fleet, _) => {
                 // All of it is read, and nothing else keeps it for sure.
                 plan.command.overflow = Overflow::Block;
                 let told = Arc::clone(&children);
@@ -187,7 +187,7 @@ impl FanOut {
             let progress = Progress::begin(place, id, plan).await?;
             let view = match &progress.place {
                 Place::Server(server) => Some(View::Server(server.client.clone(), id)),
-                Place::Here(_) => None,
+                Place::Here(..) => None,
             };
             let handle = progress.parent.as_ref().map(RunningCommand::handle);
             Ok(Self { progress: Arc::new(tokio::sync::Mutex::new(progress)), view, handle })

@@ -70,7 +70,7 @@ impl Files {
     /// Those of this host, for copies.
     #[staticmethod]
     fn here() -> Self {
-        Self::new(Place::Here(Fleet::local()), Target::local())
+        Self::new(Place::Here(Fleet::local(), None), Target::local())
     }
 
     fn stat(&self, path: &Bound<'_, PyAny>) -> PyResult<Op> {

@@ -35,6 +35,7 @@ use crate::{
     rt,
     session::{Session, Wanted},
     spec::{Spec, texts, words},
+    store::Lease,
     tunnel::Tunnel,
 };
 
@@ -62,7 +63,7 @@ fn feed(running: &RunningCommand, input: Option<Bytes>) {
 impl Fleet {
     fn at(place: Place) -> Self {
         let url = match &place {
-            Place::Here(_) => None,
+            Place::Here(..) => None,
             Place::Server(server) => Some(server.client.base_url().to_owned()),
         };
         Self { place: Mutex::new(Some(place)), url, made_in: std::process::id() }
@@ -100,8 +101,9 @@ impl Fleet {
         let data_dir = data_dir.map(|d| text(d, "data_dir")).transpose()?.map(PathBuf::from);
         let ssh = ssh.map(|s| text(s, "ssh")).transpose()?.map(PathBuf::from);
         let runtime = rt::handle()?;
-        let build = move || -> ::fleetcore::Result<CoreFleet> {
+        let build = move || -> ::fleetcore::Result<Place> {
             let _inside = runtime.enter();
+            let mut lease = None;
             let mut fleet = CoreFleet::builder().with_host(Arc::new(Local::new(LocalConfig::default())));
             if let Some(dir) = &data_dir {
                 let sandboxes = Arc::new(Sandboxes::open(SandboxConfig::new(dir.join("sandboxes")))?);
@@ -111,9 +113,10 @@ impl Fleet {
                     async move { sandboxes.probe().await }
                 });
                 fleet = fleet.with_provider(sandboxes).with_probe("sandbox", probe);
-                let store = Arc::new(SqliteStore::open(SqliteConfig::new(dir))?);
+                let store = Lease::new(SqliteStore::open(SqliteConfig::new(dir))?);
                 // We alone have the directory, so whatever is said to run has lost its process.
                 runtime.block_on(store.mark_lost("the program that ran it ended before it did"))?;
+                lease = Some(Arc::clone(&store));
                 fleet = fleet.with_store(store as Arc<dyn CommandStore>);
             }
             if multipass {
@@ -134,10 +137,9 @@ impl Fleet {
                     fleet = fleet.with_provider(Arc::new(ssh));
                 }
             }
-            Ok(fleet.build())
+            Ok(Place::Here(fleet.build(), lease))
         };
-        let fleet = py.detach(build).map_err(|e| to_py(py, &e))?;
-        Ok(Self::at(Place::Here(fleet)))
+        Ok(Self::at(py.detach(build).map_err(|e| to_py(py, &e))?))
     }
 
     /// A fleet of a server.

@@ -14,6 +14,7 @@ mod place;
 mod rt;
 mod session;
 mod spec;
+mod store;
 mod tunnel;
 
 use pyo3::prelude::*;

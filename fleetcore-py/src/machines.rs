@@ -33,14 +33,14 @@ fn needs_server(what: &str) -> Error {
 
 fn server(place: &Place, what: &str) -> Result<Arc<Server>> {
     match place {
-        Place::Here(_) => Err(needs_server(what)),
+        Place::Here(..) => Err(needs_server(what)),
         Place::Server(server) => Ok(Arc::clone(server)),
     }
 }
 
 pub(crate) async fn targets(place: Place) -> Result<Value> {
     match place {
-        Place::Here(fleet) => {
+        Place::Here(fleet, _) => {
             let all = fleet.targets(&OpContext::default()).await?;
             let line = |t: &::fleetcore::TargetInfo| {
                 let of = fleetcore_http::client::wire::Target::from_machine;
@@ -54,7 +54,7 @@ pub(crate) async fn targets(place: Place) -> Result<Value> {
 
 pub(crate) async fn commands(place: Place, target: Option<Target>, limit: Option<usize>) -> Result<Value> {
     match place {
-        Place::Here(fleet) => {
+        Place::Here(fleet, _) => {
             let mut filter = CommandFilter::default();
             (filter.target, filter.limit) = (target, limit);
             let records = fleet.commands().list(filter).await?;
@@ -70,7 +70,7 @@ pub(crate) async fn commands(place: Place, target: Option<Target>, limit: Option
 
 pub(crate) async fn machines(place: Place, labels: Labels, deleted: bool) -> Result<Value> {
     match place {
-        Place::Here(fleet) => {
+        Place::Here(fleet, _) => {
             let mut filter = MachineFilter::default();
             (filter.labels, filter.include_deleted) = (labels, deleted);
             let listing = fleet.machines(&OpContext::default(), &filter).await?;
@@ -86,7 +86,7 @@ pub(crate) async fn machines(place: Place, labels: Labels, deleted: bool) -> Res
 
 pub(crate) async fn machine(place: Place, target: Target) -> Result<Value> {
     match place {
-        Place::Here(fleet) => {
+        Place::Here(fleet, _) => {
             let info = fleet.target(&target)?.info(&OpContext::default()).await?;
             value(&Machine::from_info(&target, &info))
         }
@@ -96,7 +96,7 @@ pub(crate) async fn machine(place: Place, target: Target) -> Result<Value> {
 
 pub(crate) async fn providers(place: Place) -> Result<Value> {
     match place {
-        Place::Here(fleet) => {
+        Place::Here(fleet, _) => {
             let mut all = Vec::new();
             for provider in fleet.providers() {
                 let works = provider.check(&OpContext::default()).await;
@@ -111,7 +111,7 @@ pub(crate) async fn providers(place: Place) -> Result<Value> {
 pub(crate) async fn operate(place: Place, target: Target, operation: Operation) -> Result<Done> {
     let id = CommandId::generate();
     let server = match place {
-        Place::Here(fleet) => {
+        Place::Here(fleet, _) => {
             let machine = fleet.target(&target)?;
             if let Operation::Act { action, args } = &operation
                 && machine.actions().iter().any(|a| a.name == *action && !a.changes)

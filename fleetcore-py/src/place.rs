@@ -8,6 +8,8 @@ use std::{
 use ::fleetcore::{Fleet, Machine, Result, Target};
 use fleetcore_http::client::{Client, RemoteExecutor};
 
+use crate::store::Lease;
+
 /// Targets of one server whose capabilities are remembered.
 const TARGETS_MAX: usize = 4096;
 
@@ -50,14 +52,14 @@ impl Server {
 /// Where a fleet is.
 #[derive(Clone)]
 pub(crate) enum Place {
-    Here(Fleet),
+    Here(Fleet, Option<Arc<Lease>>),
     Server(Arc<Server>),
 }
 
 impl Place {
     pub(crate) async fn machine(&self, target: &Target) -> Result<Machine> {
         match self {
-            Self::Here(fleet) => fleet.target(target),
+            Self::Here(fleet, _) => fleet.target(target),
             Self::Server(server) => server.fleet(target).await?.target(&Target::local()),
         }
     }
@@ -65,14 +67,19 @@ impl Place {
     /// The fleet whose supervisor has the commands of a target, if there is one yet.
     pub(crate) fn supervisor(&self, target: &Target) -> Option<Fleet> {
         match self {
-            Self::Here(fleet) => Some(fleet.clone()),
+            Self::Here(fleet, _) => Some(fleet.clone()),
             Self::Server(server) => server.targets().get(target).cloned(),
         }
     }
 
     pub(crate) async fn shutdown(&self) {
         match self {
-            Self::Here(fleet) => fleet.shutdown().await,
+            Self::Here(fleet, lease) => {
+                fleet.shutdown().await;
+                if let Some(lease) = lease {
+                    lease.end();
+                }
+            }
             Self::Server(server) => server.shutdown().await,
         }
     }

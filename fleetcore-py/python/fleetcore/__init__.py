@@ -10,10 +10,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from ._fleetcore import __version__
-from ._options import FanOutOptions, Options, TargetLike
 from ._sync import Files, Fleet, Machines, Output, Session, Stream, Tunnel
 from .errors import (
     AccessDeniedError,
@@ -52,8 +49,12 @@ from .types import (
     Turn,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from . import aio as aio
+    from ._typing import FanOutOptions, OnProgress, Options, TargetLike
 
 __all__ = [
     "AccessDeniedError",
@@ -82,6 +83,7 @@ __all__ = [
     "MachineTable",
     "Machines",
     "NotFoundError",
+    "OnProgress",
     "Options",
     "Output",
     "Progress",
@@ -103,9 +105,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # asyncio takes longer to import than all of this.
+    # What they import takes longer to import than all of this.
     if name == "aio":
         from importlib import import_module
 
         return import_module(".aio", __name__)
+    if name in ("FanOutOptions", "OnProgress", "Options", "TargetLike"):
+        from . import _typing
+
+        return getattr(_typing, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

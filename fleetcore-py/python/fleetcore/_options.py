@@ -1,52 +1,14 @@
-"""Options of commands, as keyword arguments."""
+"""Arguments, checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypedDict
+from .types import Machine, Target
 
-from .types import Data, Machine, Target, Text
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-#: What names a target: its name, or what a list gave.
-TargetLike = str | Target | Machine
-
-
-class FanOutOptions(TypedDict, total=False):
-    """How to run a command on many targets."""
-
-    #: ``argv`` is a script for ``/bin/sh -c``. Never build one from data: pass data as arguments or variables.
-    shell: bool
-    #: Working directory; default: the home directory there, in-process that of this process.
-    cwd: Text | None
-    #: Variables to set. Values count as secrets and are never recorded.
-    env: Mapping[str, Text] | None
-    #: Start from an empty environment.
-    clear_env: bool
-    #: Run as this user.
-    user: str | None
-    #: Put standard error on the output, in the true order.
-    merge_stderr: bool
-    #: Run on a terminal of this many columns and rows.
-    pty: tuple[int, int] | None
-    #: End it after this many seconds: `Result.timed_out`.
-    timeout: float | None
-    #: Seconds between the polite signal and KILL. Default 5.
-    grace: float | None
-    #: Size of the replay window: how far back `Stream.resume` reaches. Default 1 MiB.
-    replay_bytes: int | None
-    #: Running it twice does no harm.
-    idempotent: bool
-    #: Labels of its record.
-    labels: Mapping[str, str] | None
-
-
-class Options(FanOutOptions, total=False):
-    """How to run a command."""
-
-    #: Its input: all of it, or ``True`` to `Stream.send` it later. Default: none.
-    stdin: Data | bool | None
-    #: Whether a reader that is behind slows the command down, so that nothing is lost. Default yes.
-    wait_for_reader: bool
+    from ._typing import TargetLike
 
 
 def name(target: TargetLike) -> str:
@@ -63,3 +25,20 @@ def names(targets: object) -> list[str]:
     if isinstance(targets, (str, bytes)) or not hasattr(targets, "__iter__"):
         raise TypeError(f"targets must be a sequence of targets, not {type(targets).__name__}")
     return [name(t) for t in targets]
+
+
+def dumps(value: object) -> str:
+    """As JSON."""
+    import json
+
+    return json.dumps(value)
+
+
+def loads(text: str) -> Any:
+    """Out of JSON; ``None`` when it is none."""
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Unpack
 
 from . import _fleetcore as _native
 from ._block import do as _do
-from ._options import FanOutOptions, Options, TargetLike
+from ._options import dumps, loads
 from ._options import name as _name
 from ._options import names as _names
 from .errors import FleetError, NotFoundError
 from .types import (
     Agent,
-    Argv,
-    Chunk,
     CommandInfo,
-    Data,
-    Exit,
     FanOutResult,
     FileInfo,
     JoinCode,
     Machine,
     MachineTable,
-    OnProgress,
     Progress,
     Provider,
-    Result,
     Screen,
     Table,
     Target,
-    Text,
     Turn,
     _Batches,
     _exit,
@@ -41,6 +31,14 @@ from .types import (
     _result,
     _time,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Callable, Iterable, Mapping, Sequence
+    from typing import Any, Literal, Unpack
+
+    from ._typing import Argv, Data, FanOutOptions, OnProgress, Options, TargetLike, Text
+    from .types import Chunk, Exit, Result
 
 __all__ = ["Files", "Fleet", "Machines", "Output", "Session", "Stream", "Tunnel"]
 
@@ -488,10 +486,7 @@ class Machines:
             raise
         if output.exit is None or not output.exit.ok:
             raise _failed(problem, f"the operation failed: {last}")
-        try:
-            return json.loads(last)
-        except ValueError:
-            return None
+        return loads(last)
 
     def create(
         self,
@@ -518,7 +513,7 @@ class Machines:
             region,
             user_data,
             None if labels is None else dict(labels),
-            None if options is None else json.dumps(dict(options)),
+            None if options is None else dumps(dict(options)),
         )
         self._follow(op, progress)
         return self.get(target)
@@ -560,7 +555,7 @@ class Machines:
         progress: Callable[[str], object] | None = None,
     ) -> Any:
         """Does something only its provider can (`Provider.actions`), e.g. a snapshot; gives what that answers."""
-        given = None if args is None else json.dumps(dict(args))
+        given = None if args is None else dumps(dict(args))
         return self._follow(self._fleet.act(_name(target), action, given), progress)
 
 

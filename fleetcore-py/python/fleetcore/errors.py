@@ -3,9 +3,10 @@ was one), ``operation`` and ``context``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from .types import Result
 
 __all__ = [

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import datetime as _datetime
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from os import PathLike
-from typing import Any, Generic, Literal, TypeVar
-
+from ._values import Value, field
 from .errors import CommandFailedError, FleetError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import datetime as _datetime
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, Literal, TypeVar
+
+    _T = TypeVar("_T")
+
+    class _List(list[_T]):
+        pass
+
+    RawExit = tuple[int | None, int | None, str | None, bool]
+    RawOutput = tuple[RawExit, bytes, bytes, bool, float]
+else:
+    # `Table[Target]` works here, too: a list knows how.
+    _T = object
+    _List = {object: list}
 
 __all__ = [
     "Agent",
@@ -28,12 +41,6 @@ __all__ = [
     "Turn",
 ]
 
-Text = str | PathLike[str]
-#: A program and its arguments; one text with ``shell=True``.
-Argv = Sequence[Text] | str
-Data = bytes | bytearray | str
-_T = TypeVar("_T")
-
 
 def _escape(text: object) -> str:
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -50,10 +57,14 @@ def _short(data: bytes, most: int = 60) -> str:
 
 
 def _time(text: str | None) -> _datetime.datetime | None:
-    return None if text is None else _datetime.datetime.fromisoformat(text)
+    if text is None:
+        return None
+    import datetime
+
+    return datetime.datetime.fromisoformat(text)
 
 
-class Table(list[_T], Generic[_T]):
+class Table(_List[_T]):
     """A list that shows itself as a table in Jupyter."""
 
     _head: Sequence[str] = ()
@@ -64,8 +75,7 @@ class Table(list[_T], Generic[_T]):
         return _html(head, rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(Value):
     """How a command ended."""
 
     #: Its code, when it ended by itself.
@@ -88,8 +98,7 @@ class Exit:
         return self.code == 0 and self.reason is None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Result:
+class Result(Value):
     """What a command wrote and how it ended."""
 
     exit_code: int | None
@@ -159,8 +168,7 @@ class Result:
         return _html(self._columns, [self._row()])
 
 
-@dataclass(frozen=True, slots=True)
-class FanOutResult:
+class FanOutResult(Value):
     """What came of one target of a fan-out."""
 
     target: str
@@ -195,8 +203,7 @@ class FanOutResult:
         return _html(self._columns, [self._row()])
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Chunk:
+class Chunk(Value):
     """A piece of output."""
 
     #: Position of its first byte; one count over all channels.
@@ -222,14 +229,15 @@ class Chunk:
     @property
     def at(self) -> _datetime.datetime:
         """When it was read."""
-        return _datetime.datetime.fromtimestamp(self.at_us / 1e6, _datetime.timezone.utc)
+        import datetime
+
+        return datetime.datetime.fromtimestamp(self.at_us / 1e6, datetime.timezone.utc)
 
     def __repr__(self) -> str:
         return f"Chunk(offset={self.offset}, channel={self.channel!r}, data={_short(self.data)})"
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Value):
     """Answer of one wait on a session."""
 
     #: Counts `run` calls, from 1.
@@ -257,8 +265,7 @@ class Turn:
         return self.state == "completed" and self.exit_code == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Screen:
+class Screen(Value):
     """What a terminal shows."""
 
     #: The visible lines, without trailing blanks.
@@ -278,8 +285,7 @@ class Screen:
         return self.text
 
 
-@dataclass(frozen=True, slots=True)
-class FileInfo:
+class FileInfo(Value):
     """A file or directory."""
 
     #: As it was asked for; in a list, the name of the entry.
@@ -310,8 +316,7 @@ class FileInfo:
         return cls(raw["path"], raw["kind"], raw["size"], raw.get("mode"), _time(raw.get("modified_at")))
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Value):
     """How far a copy is. For ``tqdm``: ``bar.update(p.delta)``."""
 
     path: str
@@ -328,11 +333,7 @@ class Progress:
         return None if self.total is None else (1.0 if self.total == 0 else min(1.0, self.done / self.total))
 
 
-OnProgress = Callable[[Progress], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Value):
     """Something commands can run on."""
 
     target: str
@@ -364,8 +365,7 @@ class Target:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(Value):
     """A machine of a provider."""
 
     #: Its name wherever a target is wanted.
@@ -415,8 +415,7 @@ class MachineTable(Table[Machine]):
         self.failures = failures
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(Value):
     """Where machines come from."""
 
     name: str
@@ -445,8 +444,7 @@ class Provider:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Agent:
+class Agent(Value):
     """An agent of a server; its name is also that of its host as a target."""
 
     id: str
@@ -476,8 +474,7 @@ class Agent:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class JoinCode:
+class JoinCode(Value):
     """Lets one agent join, once."""
 
     code: str = field(repr=False)
@@ -486,8 +483,7 @@ class JoinCode:
     expires_at: _datetime.datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class CommandInfo:
+class CommandInfo(Value):
     """The record of a command."""
 
     id: str
@@ -526,10 +522,6 @@ class CommandInfo:
             _time(raw.get("ended_at")),
             raw.get("output_bytes", 0),
         )
-
-
-RawExit = tuple[int | None, int | None, str | None, bool]
-RawOutput = tuple[RawExit, bytes, bytes, bool, float]
 
 
 def _exit(raw: RawExit) -> Exit:

@@ -12,7 +12,7 @@ use super::{
     marks::Flavour,
     render, setup,
     tap::Tap,
-    track::{Phase, Tracker},
+    track::{Phase, Slot, Tracker},
     wait::{Expect, wait},
 };
 use crate::{
@@ -36,6 +36,14 @@ const CTRL_C: &[u8] = b"\x03";
 /// How long a continuation prompt may take to answer Ctrl-C before it is typed again; doubles each time. Readline
 /// overlooks a signal that comes between drawing the prompt and waiting for a key, until the next key.
 const RETRY_CTRL_C: Duration = Duration::from_millis(50);
+/// A command this young may be a program that has not got the terminal yet. A Ctrl-C then meets the shell, which
+/// goes on to start the program, and nothing is left of it.
+const YOUNG: Duration = Duration::from_secs(2);
+/// When Ctrl-C is typed again for such a command. The first is longer than a shell needs to start a program; a
+/// program that takes the first Ctrl-C and says nothing for that long gets another one.
+const RETRY_YOUNG: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(750)];
+/// Output of Ctrl-C itself: the terminal's echo and a new line.
+const ECHO_MAX_BYTES: u64 = 4;
 
 /// A persistent bash, or POSIX `sh` where there is no bash, over any executor that has pseudo-terminals.
 ///
@@ -47,6 +55,9 @@ const RETRY_CTRL_C: Duration = Duration::from_millis(50);
 ///
 /// `run` types the command. People may type in the same terminal: their commands make the session busy until they
 /// end, and a line that was only begun is emptied first.
+///
+/// A Ctrl-C that comes while the shell is about to start a program is lost on bash; [`Session::interrupt`] types it
+/// again when the command is younger than two seconds and has shown nothing for a quarter of a second since.
 ///
 /// Limits: a command that replaces the shell (`exec zsh`) or leaves neither `PS1` nor `PROMPT_COMMAND` with a mark
 /// never ends its turn, as a nested shell does not until it is left. An incomplete command is refused with
@@ -185,6 +196,21 @@ async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
     }
 }
 
+/// Types Ctrl-C again while nothing shows that the one typed when `before` bytes had been written met anybody.
+async fn insist(handle: CommandHandle, tracker: Arc<Tracker>, slot: Arc<Slot>, before: u64) {
+    for (n, pause) in RETRY_YOUNG.into_iter().enumerate() {
+        let over = || !slot.running() || tracker.ended().is_some();
+        if tokio::time::timeout(pause, tracker.until(over)).await.is_ok() {
+            return;
+        }
+        let answered = tracker.position().saturating_sub(before) > ECHO_MAX_BYTES * (n as u64 + 1);
+        if answered || handle.write_stdin(CTRL_C).await.is_err() {
+            return;
+        }
+        tracker.interrupted_again();
+    }
+}
+
 #[async_trait]
 impl Session for ShellSession {
     fn id(&self) -> &SessionId {
@@ -253,9 +279,16 @@ impl Session for ShellSession {
             let started = self.tracker.until(|| slot.started());
             let limit = policy.soft_timeout.map_or(PROMPT_LIMIT, |soft| soft.min(PROMPT_LIMIT));
             let _ = tokio::time::timeout(limit, started).await; // late or not, it is typed
+            let before = self.tracker.position();
             match self.put(CTRL_C).await {
                 Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("interrupt")),
                 _ => {}
+            }
+            if slot.age() < YOUNG {
+                let (handle, tracker, slot) =
+                    (self.command.handle(), Arc::clone(&self.tracker), Arc::clone(&slot));
+                // Whatever becomes of this call: it was to be interrupted.
+                tokio::spawn(insist(handle, tracker, slot, before));
             }
         }
         wait(&self.tracker, &self.command, &slot, &policy, &expect).await

@@ -1,6 +1,6 @@
 //! What is known of a shell from its output: where it stands, and which bytes belong to which command.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -65,6 +65,8 @@ pub(super) struct Slot {
     start: u64,
     /// From `run`, not typed by a person.
     by_run: bool,
+    /// When it was typed.
+    since: Instant,
     state: Mutex<SlotState>,
 }
 
@@ -81,7 +83,12 @@ impl Slot {
             claimed: !by_run,
             scanned: start,
         };
-        Arc::new(Self { seq, start, by_run, state: Mutex::new(state) })
+        Arc::new(Self { seq, start, by_run, since: Instant::now(), state: Mutex::new(state) })
+    }
+
+    /// How long ago it was typed.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Whether the command has not ended.
