@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import os
+import pwd
 import secrets
+import shutil
+import socket
 import subprocess
+import threading
 import time
 import urllib.request
 import uuid
@@ -91,6 +95,13 @@ class Place:
     url: str | None = None
     token: str | None = None
     data_dir: str | None = None
+    ssh: str | None = None
+
+    def open(self) -> fleetcore.Fleet:
+        """A fleet of it."""
+        if self.url is not None:
+            return fleetcore.Fleet.connect(self.url, self.token)
+        return patiently(lambda: fleetcore.Fleet.local(data_dir=self.data_dir, ssh=self.ssh or False))
 
 
 _F = TypeVar("_F")
@@ -109,13 +120,57 @@ def patiently(opening: Callable[[], _F]) -> _F:
                 raise
 
 
-@pytest.fixture(scope="session", params=["local", "sandbox", "server"])
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real sshd for the current user; the file in which it is the host ``box``."""
+    program = next((p for p in ("/usr/sbin/sshd", "/usr/local/sbin/sshd", "/usr/lib/ssh/sshd") if os.path.exists(p)), None)
+    if program is None or shutil.which("ssh-keygen") is None:
+        pytest.skip("NO SSHD: install openssh-server")
+    root = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / name], check=True)
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)  # as root it insists on it
+    # Somebody else may take the port before it does.
+    for _ in range(5):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        (root / "sshd_config").write_text(
+            f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {root}/host\nAuthorizedKeysFile {root}/user.pub\n"
+            f"PidFile {root}/pid\nStrictModes no\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n"
+            "KbdInteractiveAuthentication no\nPrintMotd no\nPrintLastLog no\nLogLevel INFO\nMaxStartups 200\n"
+            "Subsystem sftp internal-sftp\nSetEnv SHLVL=1\n"
+        )
+        command = [program, "-D", "-e", "-f", str(root / "sshd_config")]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        if any("Server listening on" in line for line in process.stderr):
+            break
+        process.wait()
+    else:
+        pytest.fail("sshd does not start")
+    threading.Thread(target=process.stderr.read, daemon=True).start()
+    host_key = (root / "host.pub").read_text()
+    (root / "known_hosts").write_text(f"[127.0.0.1]:{port} {host_key}")
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    (root / "config").write_text(
+        f"Host box\n  HostName 127.0.0.1\n  Port {port}\n  User {user}\n  IdentityFile {root}/user\n"
+        f"  UserKnownHostsFile {root}/known_hosts\n"
+    )
+    yield str(root / "config")
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="session", params=["local", "sandbox", "ssh", "server"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Each backend in turn."""
     kind = request.param
     if kind == "server":
         live: Server = request.getfixturevalue("server")
         yield Place(kind, "local", live.url, live.token)
+    elif kind == "ssh":
+        yield Place(kind, "ssh/box", ssh=request.getfixturevalue("sshd"))
     elif kind == "sandbox":
         data = str(tmp_path_factory.mktemp("sandboxes"))
         target = f"sandbox/py-{uuid.uuid4().hex[:8]}"
@@ -135,10 +190,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def fleet(place: Place) -> Iterator[fleetcore.Fleet]:
     """A fleet of that backend."""
-    if place.url is not None:
-        opened = fleetcore.Fleet.connect(place.url, place.token)
-    else:
-        opened = patiently(lambda: fleetcore.Fleet.local(data_dir=place.data_dir))
+    opened = place.open()
     with opened:
         yield opened
 

@@ -19,7 +19,7 @@ from fleetcore import aio
 def opened(place: Place) -> aio.Fleet:
     if place.url is not None:
         return aio.Fleet.connect(place.url, place.token)
-    return patiently(lambda: aio.Fleet.local(data_dir=place.data_dir))
+    return patiently(lambda: aio.Fleet.local(data_dir=place.data_dir, ssh=place.ssh or False))
 
 
 def test_run(place: Place) -> None:
