@@ -79,24 +79,6 @@ def test_agents_belong_to_a_server(fleet: fleetcore.Fleet) -> None:
         fleet.remove_agent("nobody")
 
 
-def test_tunnel(fleet: fleetcore.Fleet, target: str, place: Place) -> None:
-    if place.kind == "sandbox":
-        pytest.skip("the echo server is not in the sandbox")
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port = listening.getsockname()[1]
-
-        def echo() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                connection.sendall(connection.recv(100))
-
-        threading.Thread(target=echo, daemon=True).start()
-        with fleet.forward(target, f"localhost:{port}") as tunnel:
-            with socket.create_connection((tunnel.host, tunnel.port), 10) as near:
-                near.sendall(b"hello")
-                assert near.recv(100) == b"hello"
-
-
 def test_a_server_that_is_not_there_or_does_not_know_us(server: Server) -> None:
     with pytest.raises(fleetcore.UnavailableError) as away:
         fleetcore.Fleet.connect("http://127.0.0.1:1").run("local", ["true"])
