@@ -113,5 +113,6 @@ def __getattr__(name: str) -> Any:
     if name in ("FanOutOptions", "OnProgress", "Options", "TargetLike"):
         from . import _typing
 
-        return getattr(_typing, name)
+        value = globals()[name] = getattr(_typing, name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
