@@ -40,7 +40,7 @@ test-web: web ## Type check, unit tests, and the browser tests in a real Chromiu
 
 test-python: $(VENV)/bin/maturin ## Build the wheel into a virtual environment, run its tests, check types and stubs, build its API reference
 	$(CARGO) build --locked -p fleetcore-cli
-	$(VENV)/bin/maturin build --quiet --locked -m fleetcore-py/Cargo.toml --out "$(abspath $(VENV))/wheels"
+	$(VENV)/bin/maturin build --quiet --locked --features pyo3/extension-module,abi3,like-cli -m fleetcore-py/Cargo.toml --out "$(abspath $(VENV))/wheels"
 	$(VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps $(VENV)/wheels/fleetcore-*.whl
 	cd fleetcore-py && FLEETCORE_BIN="$$(../scripts/bin-path)" "$(abspath $(VENV))/bin/python" -m pytest -q $(ARGS)
 	$(VENV)/bin/python fleetcore-py/scripts/reference.py "$(abspath $(VENV))/reference"
