@@ -4,30 +4,14 @@
 mod common;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
+    io::{BufRead as _, BufReader},
     process::{Child, ChildStdout, Command, Stdio},
 };
 
-use common::{Home, signal_child};
+use common::{Home, ask, signal_child};
 use rustix::process::Signal;
 
 const PASSWORD: &str = "correct horse battery";
-
-/// Status and body.
-fn ask(url: &str, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-    let address = url.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
-    )
-    .unwrap();
-    let mut all = String::new();
-    stream.read_to_string(&mut all).unwrap();
-    (all[9..12].parse().unwrap(), all)
-}
 
 /// The value of the `Cookie` header after logging in.
 fn login(url: &str, password: &str) -> String {

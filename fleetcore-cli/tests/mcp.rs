@@ -3,9 +3,10 @@
 
 mod common;
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use common::{Home, announced};
+use fleetcore_testkit::{gone, line_of};
 use rmcp::{
     RoleClient, ServiceExt as _,
     model::{CallToolRequest, CallToolRequestParams, ClientRequest},
@@ -62,29 +63,6 @@ impl Tools {
         let ended = tokio::time::timeout(LIMIT, self.child.wait()).await.expect("it ends").unwrap();
         ended.code().unwrap_or(-1)
     }
-}
-
-async fn line_of(path: &Path) -> String {
-    tokio::time::timeout(LIMIT, async {
-        loop {
-            match std::fs::read_to_string(path) {
-                Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await
-    .expect("the command writes")
-}
-
-async fn gone(pid: &str) {
-    tokio::time::timeout(LIMIT, async {
-        while Path::new("/proc").join(pid).exists() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("no process stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

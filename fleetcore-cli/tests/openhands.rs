@@ -4,13 +4,13 @@
 mod common;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, Read as _},
+    net::TcpListener,
     os::unix::process::ExitStatusExt as _,
     process::{Child, ChildStdout, Stdio},
 };
 
-use common::{Home, signal_child, wait_for};
+use common::{Home, ask, send, signal_child, wait_for};
 use rustix::process::Signal;
 
 const KEY: &str = "X-Session-API-Key: s3cret\r\n";
@@ -37,6 +37,10 @@ fn start(home: &Home, env: &[(&str, &str)]) -> Runtime {
     let dir = home.path("work").display().to_string();
     let mut command = home.command(&args("0", &dir));
     command.envs(env.iter().copied()).env("FLEETCORE_VIEWER_URL_FILE", home.path("viewer"));
+    serve(command)
+}
+
+fn serve(mut command: std::process::Command) -> Runtime {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -46,23 +50,6 @@ fn start(home: &Home, env: &[(&str, &str)]) -> Runtime {
     // It answers from the beginning, and says when it is ready.
     wait_for(|| ask(&runtime.address, "GET", "/alive", "", "").0 == 200);
     runtime
-}
-
-fn send(address: &str, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
-    )
-    .unwrap();
-    stream
-}
-
-fn ask(address: &str, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-    let mut all = String::new();
-    send(address, method, path, headers, body).read_to_string(&mut all).unwrap();
-    (all[9..12].parse().unwrap(), all)
 }
 
 fn run(command: &str) -> String {
@@ -91,6 +78,57 @@ fn it_stands_where_the_original_stood_and_dies_of_the_signal() {
     assert_eq!(status.signal(), Some(15), "{status:?}");
     let mut rest = String::new();
     let _ = waiting.read_to_string(&mut rest);
+}
+
+/// A command of the same user must not find the key where the kernel shows the environment and the memory of a process.
+#[test]
+fn commands_of_the_same_user_cannot_look_into_the_runtime() {
+    let home = Home::new();
+    let dir = home.path("work");
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut words = vec!["compat", "openhands-runtime", "0", "--no-enable-browser", "--working-dir"];
+    let dir = dir.display().to_string();
+    words.push(&dir);
+    let mut command = home.command(&words);
+    if rustix::process::geteuid().is_root() {
+        // Root may look anywhere: it has to be somebody else.
+        let program = home.path("fleetcore");
+        std::fs::copy(command.get_program(), &program).unwrap();
+        let env: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
+        let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        let mut other = std::process::Command::new("setpriv");
+        other.env_clear();
+        other.args(["--reuid", "64321", "--regid", "64321", "--clear-groups", "--"]).arg(program).args(args);
+        for (name, value) in env {
+            match value {
+                Some(value) => other.env(name, value),
+                None => other.env_remove(name),
+            };
+        }
+        let mut dir = home.path("work");
+        while dir.starts_with(std::env::temp_dir()) && dir != std::env::temp_dir() {
+            std::os::unix::fs::chown(&dir, Some(64321), Some(64321)).unwrap();
+            dir = dir.parent().unwrap().to_owned();
+        }
+        command = other;
+    }
+    command.env("SESSION_API_KEY", "s3cret").env("FLEETCORE_VIEWER_URL_FILE", home.path("work/viewer"));
+    command.env("SU_TO_USER", "false").env("HOME", &dir);
+    let runtime = serve(command);
+    let pid = runtime.child.id();
+    let look = format!(
+        "cat /proc/{pid}/environ; cat /proc/{pid}/maps; head -c 1 /proc/{pid}/mem; cat /proc/{pid}/cmdline"
+    );
+    let (status, all) = ask(&runtime.address, "POST", "/execute_action", KEY, &run(&look));
+    assert_eq!(status, 200, "{all}");
+    assert!(!all.contains("s3cret") && all.contains("openhands-runtime"), "{all}");
+    assert_eq!(all.matches("Permission denied").count(), 3, "{all}");
+    // It still measures itself, and what it starts is as open as ever.
+    let (_, all) =
+        ask(&runtime.address, "POST", "/execute_action", KEY, &run("wc -c < /proc/$$/environ; id -u"));
+    assert!(!all.contains("denied"), "{all}");
+    let (_, all) = ask(&runtime.address, "GET", "/server_info", "", "");
+    assert!(!all.contains(r#""read_bytes":0,"write_bytes":0"#), "{all}");
 }
 
 #[test]

@@ -9,9 +9,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+mod work;
+
 use avt::Terminal;
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memchr_iter};
+
+use work::Meter;
+pub(crate) use work::{WORK_MAX, affordable_end, affordable_start};
 
 use crate::{Offset, PtySize, Screen};
 
@@ -116,6 +121,46 @@ impl Backlog {
         self.skimmer.replay()
     }
 
+    /// Skims what a screen of `size` could not show with less work than `most`.
+    fn cut(&mut self, size: PtySize, most: u64) {
+        let mut meter = Meter::new(size);
+        // What was spent up to the end of each piece.
+        let mut spent = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            for chunk in piece.utf8_chunks() {
+                chunk.valid().chars().for_each(|c| {
+                    meter.take(c);
+                });
+            }
+            spent.push(meter.total());
+        }
+        let from = meter.total().saturating_sub(most);
+        if from == 0 {
+            return;
+        }
+        for spent in spent {
+            let Some(old) = self.pieces.pop_front() else { return };
+            self.bytes -= old.len();
+            let mut rest = None;
+            if spent > from {
+                // It is in here: a piece may be dear all by itself.
+                let text = String::from_utf8_lossy(&old);
+                let over = spent - from;
+                let at = affordable_end(&text, size, over.min(most));
+                rest = text.get(at..).map(|rest| Bytes::copy_from_slice(rest.as_bytes()));
+            }
+            let gone = old.len() - rest.as_ref().map_or(0, |rest| rest.len().min(old.len()));
+            let gone = old.slice(..gone);
+            self.skimmer.skim(&gone);
+            self.lines_skimmed += memchr_iter(b'\n', &gone).count() as u64;
+            if let Some(rest) = rest {
+                self.bytes += rest.len();
+                self.pieces.push_front(rest);
+                return;
+            }
+        }
+    }
+
     /// Everything queued, for [`Emulator::catch_up`].
     pub(crate) fn take(&mut self) -> Self {
         let limit = self.limit;
@@ -159,8 +204,10 @@ impl Emulator {
         }
     }
 
-    /// Interprets what was queued.
-    pub(crate) fn catch_up(&mut self, backlog: Backlog) {
+    /// Interprets what was queued: its end, when all of it would keep a processor busy for more than seconds. Belongs on
+    /// a thread that may be busy.
+    pub(crate) fn catch_up(&mut self, mut backlog: Backlog) {
+        backlog.cut(self.size, WORK_MAX);
         if let Some(modes) = backlog.skimmer.replay() {
             self.partial.clear();
             self.feed(&modes);
@@ -413,6 +460,30 @@ mod tests {
         emulator.feed(&skimmer.replay().unwrap());
         emulator.feed(b"96mred");
         assert_eq!(emulator.screen().lines[0], "red");
+    }
+
+    #[test]
+    fn what_costs_too_much_to_draw_is_skimmed() {
+        let size = size(100, 100);
+        let mut backlog = Backlog::with_limit(4 << 20);
+        backlog.push(Bytes::from_static(b"\x1b[?1049h"));
+        for _ in 0..3 {
+            backlog.push(Bytes::from("\n\x1b[100S".repeat(1000)));
+        }
+        backlog.push(Bytes::from_static(b"\x1b[2J\x1b[Hlast"));
+        let whole = backlog.bytes;
+        backlog.cut(size, u64::MAX);
+        assert_eq!((backlog.bytes, backlog.lines_skimmed()), (whole, None));
+        backlog.cut(size, 20_000_000);
+        let skimmed = backlog.lines_skimmed().unwrap();
+        assert!((1000..1200).contains(&skimmed), "{skimmed}");
+        assert_eq!(backlog.bytes + 8 + 7 * skimmed as usize, whole);
+        let end = backlog.end;
+        let mut emulator = Emulator::new(size, 0);
+        emulator.catch_up(backlog.take());
+        let shown = emulator.screen();
+        assert_eq!((shown.lines[0].as_str(), shown.at), ("last", Offset(end)));
+        assert!(emulator.terminal.unwrap().active_screen_kind() == avt::ScreenKind::Alternate);
     }
 
     #[test]

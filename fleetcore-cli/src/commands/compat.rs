@@ -92,10 +92,15 @@ pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
     let dir = plan.data_dir().unwrap_or_else(|| settings.data_dir.join(dialect.name()));
     let app = App::new(plan.config(), fleet(plan.secrets()), stores(&*plan, &dir).await?);
     let exits = plan.exits();
+    let secret = !plan.secrets().is_empty();
     let listener = match Listener::bind(plan, app, dir).await {
         Ok(listener) => listener,
         Err(error) => return Err(failed(error, exits.listen)),
     };
+
+    if secret {
+        hide_memory();
+    }
 
     // The first line is the address, for programs that start us on port 0.
     render::print(&format!("http://{}\n", listener.local_addr()))?;
@@ -129,6 +134,19 @@ pub(crate) async fn compat(words: Vec<String>, settings: &Settings) -> Outcome {
         }
     }
 }
+
+/// What runs on behalf of others runs as the same user, perhaps, and must not read the secrets of this process: not from
+/// its environment in `/proc`, nor from its memory. Programs it starts are as open as ever. Root may still look.
+#[cfg(target_os = "linux")]
+fn hide_memory() {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "commands of the same user can read the secrets of this process");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hide_memory() {}
 
 /// An error, with the original's exit code where it has one.
 fn failed(error: Error, code: Option<u8>) -> Failure {

@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read as _, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -174,4 +175,24 @@ pub(crate) fn wait_for(mut so: impl FnMut() -> bool) {
 pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// Sends a request to a server at an address or a URL, and reads nothing yet.
+pub(crate) fn send(server: &str, method: &str, path: &str, headers: &str, body: &str) -> TcpStream {
+    let address = server.strip_prefix("http://").unwrap_or(server);
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
+    )
+    .unwrap();
+    stream
+}
+
+/// Status, and the whole answer.
+pub(crate) fn ask(server: &str, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+    let mut all = String::new();
+    send(server, method, path, headers, body).read_to_string(&mut all).unwrap();
+    (all[9..12].parse().unwrap(), all)
 }

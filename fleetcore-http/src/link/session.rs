@@ -251,7 +251,10 @@ impl Session for LinkSession {
 
     async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
         let text = self.text(turn.output.clone()).await?;
-        Ok(render_text(&text, self.info().size, turn.output.end))
+        let (size, at) = (self.info().size, turn.output.end);
+        // It may take a screen, and that its time.
+        let shown = tokio::task::spawn_blocking(move || render_text(&text, size, at)).await;
+        shown.map_err(|e| Error::new(ErrorKind::Unavailable, "the server is shutting down").with_source(e))
     }
 
     async fn screen(&self) -> Result<Screen> {

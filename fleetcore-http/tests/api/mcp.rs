@@ -1,14 +1,12 @@
 //! Tools over streamable HTTP, with the client of the official SDK.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use fleetcore::{Role, Scope};
+use fleetcore_testkit::{gone, line_of};
 use reqwest::{Method, StatusCode};
 use rmcp::{
     ClientHandler, RoleClient, ServiceExt as _,
@@ -62,30 +60,6 @@ async fn refused(tools: &Tools, name: &'static str, args: Value) -> Value {
     let value = result.structured_content.unwrap();
     assert_eq!(result.is_error, Some(true), "{name}: {value}");
     value
-}
-
-/// Waits until the file is there with a line in it.
-async fn line_of(path: &Path) -> String {
-    tokio::time::timeout(LIMIT, async {
-        loop {
-            match std::fs::read_to_string(path) {
-                Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
-                _ => tokio::task::yield_now().await,
-            }
-        }
-    })
-    .await
-    .expect("the command writes")
-}
-
-async fn gone(pid: &str) {
-    tokio::time::timeout(LIMIT, async {
-        while Path::new("/proc").join(pid).exists() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("no process stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,6 @@
 //! Browser actions with a real Chromium, against pages of our own. Without a Chromium these tests say that they are
 //! skipped.
 
-use std::time::Duration;
-
 use axum::{
     Router,
     http::header,
@@ -10,6 +8,7 @@ use axum::{
     routing::get,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fleetcore_testkit::{eventually, until};
 use serde_json::{Value, json};
 
 use crate::{
@@ -165,12 +164,8 @@ async fn browsing_is_answered_as_recorded() {
         let text =
             response.text().await.unwrap().replace(&running.work, "/workspace").replace(&port, "18765");
         if name == "setup-http" {
-            let up = async {
-                while tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await.is_err() {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(60), up).await.unwrap();
+            let up = async || tokio::net::TcpStream::connect(format!("127.0.0.1:{port}")).await.ok();
+            eventually("the server of pages is up", up).await;
         }
         let actual = plain(name, serde_json::from_str(&text).unwrap());
         let expected = plain(name, case["response"]["json"].clone());
@@ -417,12 +412,7 @@ async fn a_browser_that_dies_or_hangs_is_replaced_and_nothing_is_left_of_it() {
     for dir in [first, second, third] {
         let dir = dir.strip_suffix("/profile").unwrap().to_owned();
         // Those that watch over it end by themselves a moment later.
-        let gone = async {
-            while !processes(&dir).is_empty() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), gone).await.expect("processes are left");
+        until("no processes are left", || processes(&dir).is_empty()).await;
         assert!(!std::path::Path::new(&dir).exists(), "{dir} is left");
     }
 }

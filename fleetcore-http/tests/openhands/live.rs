@@ -186,6 +186,33 @@ async fn a_shell_that_is_replaced_and_one_of_its_own_are_followed() {
     running.stop().await;
 }
 
+/// Whoever comes when a shell has ended does not find its output; that is told, not passed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn output_of_a_shell_that_is_gone_is_told_as_a_gap() {
+    let running = Running::start(&ROOT, &[]).await;
+    let aside = json!({ "action": "run", "args": { "command": "echo aside", "is_static": true } });
+    running.act(aside).await;
+    running.act(run("echo main")).await;
+    let mut late = Events::open(events(&running, "?from=start")).await;
+    let mut gaps = Vec::new();
+    let mut text = String::new();
+    for _ in 0..2 {
+        loop {
+            let event = late.next().await;
+            match event.name.as_str() {
+                "ended" => break,
+                "gap" => gaps.push(event.data),
+                _ => text.push_str(event.data["text"].as_str().unwrap_or_default()),
+            }
+        }
+    }
+    assert!(text.contains("main\r\n") && !text.contains("aside\r\n"), "{text:?}");
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((&gaps[0]["shell"], &gaps[0]["from"]), (&json!(2), &json!(0)));
+    assert!(gaps[0]["to"].as_u64().unwrap() > 5, "{gaps:?}");
+    running.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_who_has_the_key_may_look() {
     let running = Running::start(&ROOT, &[("SESSION_API_KEY", "s3cret")]).await;

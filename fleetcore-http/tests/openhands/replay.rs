@@ -14,6 +14,7 @@ use fleetcore_http::{
     App, Stores,
     compat::{self, Call, Listener},
 };
+use fleetcore_testkit::{contract, eventually};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -23,24 +24,13 @@ use crate::{compare::masked, differences};
 /// Nothing here takes nearly as long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-pub(crate) fn contracts() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("FLEETCORE_CONTRACTS") {
-        return Some(PathBuf::from(dir).join("openhands-runtime"));
-    }
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().map(|a| a.join("shared/contracts/openhands-runtime")).find(|p| p.is_dir())
-}
-
 /// Lines of a recording; `None`, said loudly, when there is none.
 pub(crate) fn recorded(session: &str) -> Option<(Vec<Value>, Value)> {
-    let Some(dir) = contracts() else {
-        eprintln!("SKIPPED: no recordings of OpenHands; set FLEETCORE_CONTRACTS to the contracts directory");
-        return None;
-    };
+    let dir = contract("openhands-runtime")?;
     let all: Value = serde_json::from_slice(&std::fs::read(dir.join("sessions.json")).unwrap()).unwrap();
     let session = all[session].clone();
-    let text = std::fs::read_to_string(dir.join(session["file"].as_str().unwrap())).unwrap();
-    Some((text.lines().map(|l| serde_json::from_str(l).unwrap()).collect(), session))
+    let lines = fleetcore_testkit::recorded("openhands-runtime", session["file"].as_str().unwrap())?;
+    Some((lines, session))
 }
 
 /// A runtime that runs.
@@ -100,13 +90,10 @@ impl Running {
             .timeout(LIMIT)
             .build()
             .unwrap();
-        let ready = async {
-            while http.get(format!("{url}/alive")).send().await.unwrap().status() != 200 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
+        let alive =
+            async || (http.get(format!("{url}/alive")).send().await.unwrap().status() == 200).then_some(());
         tokio::select! {
-            () = ready => {}
+            () = eventually("it is ready", alive) => {}
             ended = &mut task => panic!("it does not start: {:?}", ended.unwrap()),
         }
         Self { url, dir, work, viewer, http, shutdown, task: Some(task) }
@@ -206,7 +193,8 @@ pub(crate) async fn replay(name: &str, more_env: &[(&str, &str)]) {
     let mut same = 0;
     for case in &cases {
         if let Some(seconds) = case.get("sleep_s").and_then(Value::as_f64) {
-            // What was recorded had this much time in between.
+            // What was recorded had this much time in between, and what is answered next tells how much was done in it:
+            // there is nothing else to wait for.
             tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
             continue;
         }

@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::sys::cgroup::{hand_out, limit_memory};
+
 /// A group with a limit of its memory. Dropping it removes it, if nobody is left in it.
 #[derive(Debug)]
 pub(super) struct Group {
@@ -40,9 +42,7 @@ impl Group {
         let dir = own.join(format!("fleetcore-memory-{}-{:x}", std::process::id(), rand::random::<u32>()));
         fs::create_dir(&dir)?;
         let group = Self { dir, told: 0 };
-        fs::write(group.dir.join("memory.max"), bytes.to_string())?;
-        // Without this the limit would only move memory to the swap.
-        let _ = fs::write(group.dir.join("memory.swap.max"), "0");
+        limit_memory(&group.dir, bytes)?;
         Ok(group)
     }
 
@@ -81,11 +81,7 @@ impl Drop for Group {
 /// (Documentation/admin-guide/cgroup-v2.rst, "No Internal Process Constraint"), so this one moves into a leaf if it is
 /// alone there; else everything stays as it was.
 fn enable(own: &Path) -> io::Result<()> {
-    let control = own.join("cgroup.subtree_control");
-    if fs::read_to_string(&control)?.split_ascii_whitespace().any(|c| c == "memory") {
-        return Ok(());
-    }
-    let failed = match fs::write(&control, "+memory") {
+    let failed = match hand_out(own, "memory") {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => error,
         done => return done,
     };
@@ -99,7 +95,7 @@ fn enable(own: &Path) -> io::Result<()> {
         _ => {}
     }
     fs::write(leaf.join("cgroup.procs"), &id)?;
-    fs::write(&control, "+memory").inspect_err(|_| {
+    hand_out(own, "memory").inspect_err(|_| {
         let _ = fs::write(own.join("cgroup.procs"), &id);
         let _ = fs::remove_dir(&leaf);
     })

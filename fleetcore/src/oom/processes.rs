@@ -7,6 +7,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::sys::procfs::{self, Stat};
+
 /// Clock ticks in a second in `/proc`: `USER_HZ`, 100 on every Linux there is.
 const TICKS: u64 = 100;
 /// A process that is older has long become the program it was started for: its environment changes no more. Until then
@@ -38,39 +40,30 @@ pub struct Process {
 }
 
 impl Process {
-    /// `/proc/PID/stat`. `None` for what is dead.
-    fn parse(stat: &[u8], page_bytes: u64) -> Option<Self> {
-        // `pid (name) state ppid pgrp session …`; the name may contain anything.
-        let (open, close) = (memchr::memchr(b'(', stat)?, memchr::memrchr(b')', stat)?);
-        let pid = std::str::from_utf8(stat.get(..open)?).ok()?.trim().parse().ok()?;
-        let name = String::from_utf8_lossy(stat.get(open + 1..close)?).into_owned();
-        let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        // Numbers of fields as in proc(5), where the state is the third.
-        let field = |n: usize| fields.get(n - 3).copied();
-        let number = |n: usize| field(n)?.parse::<u64>().ok();
-        let state = field(3)?.chars().next()?;
-        if matches!(state, 'Z' | 'X') {
+    /// `None` for what is dead.
+    fn new(stat: Stat, page_bytes: u64) -> Option<Self> {
+        if !stat.is_alive() {
             return None;
         }
+        // Numbers of fields as in proc(5).
+        let number = |field| stat.number::<u64>(field);
         let ticks = number(14)?.saturating_add(number(15)?);
         Some(Self {
-            pid,
-            parent: field(4)?.parse().ok()?,
-            session: field(6)?.parse().ok()?,
-            name,
-            state,
+            pid: stat.pid,
+            parent: stat.number(4)?,
+            session: stat.session()?,
+            state: stat.state,
             started_ticks: number(22)?,
             cpu: Duration::from_millis(ticks.saturating_mul(1000 / TICKS)),
             threads: number(20)?,
             resident_bytes: number(24)?.saturating_mul(page_bytes),
+            name: stat.name,
         })
     }
 
     /// The process with this id.
-    #[cfg(target_os = "linux")]
     pub(super) fn of(pid: i32) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?, rustix::param::page_size() as u64)
+        Self::new(Stat::of(pid)?, rustix::param::page_size() as u64)
     }
 
     /// Memory that would be free without it, in bytes: pages that several processes share are divided among them, and
@@ -126,16 +119,10 @@ impl Marked {
 
     /// All of them that are alive, in no particular order. Reads `/proc`: about 20 µs for each process of the host.
     pub fn list(&self) -> Vec<Process> {
-        let page = rustix::param::page_size() as u64;
-        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        let all = entries.filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            Process::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?, page)
-        });
         let own = std::process::id();
         // This process itself never belongs.
-        let all = all.filter(|p| u32::try_from(p.pid) != Ok(own)).collect();
-        self.of(all, uptime_ticks(), |pid| std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default())
+        let all = procfs::ids().filter_map(Process::of).filter(|p| u32::try_from(p.pid) != Ok(own));
+        self.of(all.collect(), uptime_ticks(), |pid| procfs::environ(pid).unwrap_or_default())
     }
 
     /// Which of `all` belong. `environ` reads an environment.
@@ -148,7 +135,7 @@ impl Marked {
             let key = (process.pid, process.started_ticks);
             let is = match known.get(&key) {
                 Some(is) => *is,
-                None => environ(process.pid).split(|b| *b == 0).any(|e| e == self.entry),
+                None => procfs::entries(&environ(process.pid)).any(|e| e == self.entry),
             };
             if is || now.saturating_sub(process.started_ticks) > SETTLED_TICKS {
                 kept.insert(key, is);
@@ -204,7 +191,11 @@ mod tests {
         let stat = format!(
             "{pid} (a) b) (c) S {parent} {pid} {session} 0 -1 4194304 1 0 0 0 150 50 0 0 20 0 3 0 {started} 1000 256 9"
         );
-        Process::parse(stat.as_bytes(), 4096).unwrap()
+        parse(stat.as_bytes(), 4096).unwrap()
+    }
+
+    fn parse(line: &[u8], page_bytes: u64) -> Option<Process> {
+        Process::new(Stat::parse(line)?, page_bytes)
     }
 
     fn pids(list: &[Process]) -> Vec<i32> {
@@ -217,8 +208,9 @@ mod tests {
         assert_eq!((one.pid, one.parent, one.session, one.name.as_str()), (7, 1, 42, "a) b) (c"));
         assert_eq!((one.threads, one.started_ticks, one.resident_bytes), (3, 99, 1 << 20));
         assert_eq!((one.cpu, one.state), (Duration::from_secs(2), 'S'));
-        assert_eq!(Process::parse(b"7 (x) Z 1 7 7 0", 1), None);
-        assert_eq!(Process::parse(b"", 1), None);
+        assert_eq!(parse(b"7 (x) Z 1 7 7 0", 1), None);
+        assert_eq!(parse(b"", 1), None);
+        assert_eq!(parse(b"7 (x) S 1 7 7 0", 1), None);
         assert_eq!(
             held("x\nPss:  30 kB\nPss_Anon:  10 kB\nPss_File: 18 kB\nPss_Shmem:  2 kB\n"),
             Some(12 << 10)

@@ -14,12 +14,17 @@ use super::{
     lines::{Kept, LineReader},
     marks::ACCEPTED,
 };
-use crate::{Offset, PtySize, Rendered, term::Backlog};
+use crate::{
+    Offset, PtySize, Rendered,
+    term::{Backlog, WORK_MAX, affordable_end, affordable_start},
+};
 
 /// How much of the end of a turn's output is kept to be rendered: 10 000 lines of 800 bytes.
 const TAIL_MAX_BYTES: usize = 8 << 20;
 /// How much of its start.
 const HEAD_MAX_BYTES: usize = 64 << 10;
+/// Most cells that are drawn to show that start.
+const HEAD_WORK_MAX: u64 = 64 << 20;
 /// Smallest screen the emulator gets.
 const MIN_ROWS: usize = 24;
 
@@ -97,8 +102,18 @@ impl Snapshot {
         self.pieces.iter().map(Bytes::len).sum()
     }
 
-    /// Renders it, with at most `lines` lines.
+    /// Renders it, with at most `lines` lines. The work is bounded, but may take seconds where a screen is needed: it
+    /// belongs on a thread that may be busy.
     pub(super) fn render(&self, lines: usize) -> Rendered {
+        self.render_by(lines, emulate).unwrap_or_default()
+    }
+
+    /// The same, if it can be told line by line: that takes as long as the bytes take to be looked at.
+    pub(super) fn render_lines(&self, lines: usize) -> Option<Rendered> {
+        self.render_by(lines, |_, _, _, _| None)
+    }
+
+    fn render_by(&self, lines: usize, screen: ByScreen) -> Option<Rendered> {
         let bytes = self.pieces.concat();
         let mut bytes = bytes.as_slice();
         let mut skimmed = 0;
@@ -117,11 +132,11 @@ impl Snapshot {
             bytes = bytes.get(echo + ACCEPTED.len()..).unwrap_or_default();
         }
         let text = valid(bytes);
-        let screen_on = |modes: &Vec<u8>| Screens::of(modes).alternate;
-        let kept = match &self.modes {
-            Some(modes) if screen_on(modes) => emulate(&[&valid(modes), &text], self.size, lines),
-            _ => render(&text, self.size, lines),
+        let (kept, cut) = match &self.modes {
+            Some(modes) if Screens::of(modes).alternate => screen(&valid(modes), &text, self.size, lines)?,
+            _ => render(&text, self.size, lines, screen)?,
         };
+        skimmed += cut;
         let mut rendered = rendered(kept, self.at);
         if rendered.clears == 0 {
             rendered.dropped += skimmed;
@@ -130,11 +145,15 @@ impl Snapshot {
         }
         if rendered.dropped > 0 {
             let first = if self.head.is_empty() { bytes } else { self.head.as_slice() };
-            rendered.head = head(first, self.size);
+            rendered.head = head(first, self.size, screen)?;
         }
-        rendered
+        Some(rendered)
     }
 }
+
+/// Draws text on a screen, in the modes that were set before. Also tells how many lines at its start were too much work.
+/// `None` when nothing is to be drawn.
+type ByScreen = fn(&str, &str, PtySize, usize) -> Option<(Kept, u64)>;
 
 /// What a terminal of `size` shows of `text`, which ends at `at`: for sessions that keep no terminal state of their own
 /// ([`Session::rendered`](crate::Session::rendered)). Line ends may be plain newlines. At most the last 10,000 lines are
@@ -142,7 +161,11 @@ impl Snapshot {
 pub fn render_text(text: &str, size: PtySize, at: Offset) -> Rendered {
     /// Lines kept of a session that keeps no terminal state.
     const LINES: usize = 10_000;
-    rendered(render(&text.replace("\r\n", "\n").replace('\n', "\r\n"), size, LINES), at)
+    let text = text.replace("\r\n", "\n").replace('\n', "\r\n");
+    let Some((kept, cut)) = render(&text, size, LINES, emulate) else { return Rendered::default() };
+    let mut shown = rendered(kept, at);
+    shown.dropped += cut;
+    shown
 }
 
 fn rendered(mut kept: Kept, at: Offset) -> Rendered {
@@ -161,16 +184,18 @@ fn rendered(mut kept: Kept, at: Offset) -> Rendered {
     }
 }
 
-fn render(text: &str, size: PtySize, lines: usize) -> Kept {
+fn render(text: &str, size: PtySize, lines: usize, screen: ByScreen) -> Option<(Kept, u64)> {
     let mut reader = LineReader::new(size, lines);
-    if reader.read(text) { reader.finish() } else { emulate(&[text], size, lines) }
+    if reader.read(text) { Some((reader.finish(), 0)) } else { screen("", text, size, lines) }
 }
 
 /// The whole lines at the start of output.
-fn head(bytes: &[u8], size: PtySize) -> String {
+fn head(bytes: &[u8], size: PtySize, screen: ByScreen) -> Option<String> {
     let bytes = bytes.get(..bytes.len().min(HEAD_MAX_BYTES)).unwrap_or_default();
     let end = memchr::memrchr(b'\n', bytes).map_or(bytes.len(), |end| end + 1);
-    rendered(render(&valid(bytes.get(..end).unwrap_or_default()), size, usize::MAX), Offset(0)).text
+    let text = valid(bytes.get(..end).unwrap_or_default());
+    let text = text.get(..affordable_start(&text, size, HEAD_WORK_MAX)).unwrap_or_default();
+    Some(rendered(render(text, size, usize::MAX, screen)?.0, Offset(0)).text)
 }
 
 /// The text, without what is not UTF-8.
@@ -216,7 +241,25 @@ impl Screens {
 }
 
 /// Renders with the emulator.
-fn emulate(texts: &[&str], size: PtySize, lines: usize) -> Kept {
+fn emulate(modes: &str, text: &str, size: PtySize, lines: usize) -> Option<(Kept, u64)> {
+    Some(emulate_within(modes, text, size, lines, WORK_MAX))
+}
+
+/// The end of the text that can be drawn with `most` work, and how many lines before that were not.
+fn emulate_within(modes: &str, text: &str, size: PtySize, lines: usize, most: u64) -> (Kept, u64) {
+    let (gone, shown) = text.split_at_checked(affordable_end(text, size, most)).unwrap_or(("", text));
+    if gone.is_empty() {
+        return (draw(&[modes, shown], size, lines), 0);
+    }
+    let mut before = Backlog::with_limit(0);
+    before.push(Bytes::copy_from_slice(modes.as_bytes()));
+    before.push(Bytes::copy_from_slice(gone.as_bytes()));
+    let cut = before.lines_skimmed().unwrap_or_default().max(1);
+    let modes = before.modes().filter(|modes| Screens::of(modes).alternate).map(|modes| valid(&modes));
+    (draw(&[modes.as_deref().unwrap_or_default(), shown], size, lines), cut)
+}
+
+fn draw(texts: &[&str], size: PtySize, lines: usize) -> Kept {
     let cols = usize::from(size.cols.max(1));
     let rows = usize::from(size.rows.max(1));
     let bytes: usize = texts.iter().map(|t| t.len()).sum();
@@ -360,6 +403,34 @@ mod tests {
         assert!(cleared.text.trim() == "x" && cleared.cleared && cleared.truncated());
     }
 
+    /// Seven bytes that ask for a million cells.
+    #[test]
+    fn what_costs_too_much_to_draw_is_cut() {
+        let text = format!("first\r\n{}\x1b[2J\x1b[Hlast", "\x1b[5Sx\r\n".repeat(3000));
+        let all = draw(&[&text], SIZE, 99);
+        let (kept, cut) = emulate_within("", &text, SIZE, 99, 10_000);
+        assert!((2800..3000).contains(&cut), "{cut}");
+        assert_eq!((&all.lines, kept.cleared), (&kept.lines, true));
+        assert_eq!(emulate_within("", &text, SIZE, 99, u64::MAX).1, 0);
+        // The alternate screen is still on.
+        let on = format!("\x1b[?1049h{}", "\x1b[5Sx\r\n".repeat(3000));
+        let (kept, cut) = emulate_within("", &on, SIZE, 99, 10_000);
+        assert!(cut > 2000 && kept.lines.len() <= 5, "{cut} {:?}", kept.lines);
+        // The start of it is bounded, too.
+        let large = PtySize { cols: 1000, rows: 1000 };
+        let start = format!("first\r\n{}", "\x1b[1000S".repeat(9000));
+        assert!(affordable_start(&start, large, HEAD_WORK_MAX) < 1000);
+        assert!(head(start.as_bytes(), large, emulate).unwrap().starts_with("first"));
+    }
+
+    #[test]
+    fn only_lines_are_told_where_nobody_may_wait() {
+        let quick = |text: &str| turn(&[text.as_bytes()]).snapshot(true, false, SIZE).render_lines(9);
+        assert_eq!(quick("one\r\ntwo").unwrap().text, "one\ntwo");
+        assert!(quick("\x1b[5S").is_none());
+        assert!(quick(&format!("{}\x1b[3;3H", "x\r\n".repeat(20))).is_none());
+    }
+
     #[test]
     fn bytes_outside_of_the_turn_are_not_shown() {
         let mut turn = TurnBytes::new(4);
@@ -425,7 +496,7 @@ mod tests {
             let mut reader = LineReader::new(SIZE, 99);
             if reader.read(&text) {
                 let lines = rendered(reader.finish(), Offset(0)).text;
-                let screen = rendered(emulate(&[&text], SIZE, 99), Offset(0)).text;
+                let screen = rendered(draw(&[&text], SIZE, 99), Offset(0)).text;
                 proptest::prop_assert_eq!(lines, screen, "{:?}", text);
             }
         }

@@ -265,11 +265,21 @@ fn loaded(text: &str) -> Vec<u8> {
     out
 }
 
-/// What to type so that `text` runs as one turn. `discard` first empties a line somebody began to type.
+/// What may be at the prompt before a command is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Discard {
+    Nothing,
+    /// Somebody has begun to type a line.
+    Line,
+    /// A Ctrl-C is under way. The key that the shell reads next is lost to it, or the line without readline.
+    Interrupts,
+}
+
+/// What to type so that `text` runs as one turn, whatever `discard` says is there.
 ///
 /// # Errors
 /// `InvalidInput` for text a terminal would take for keys, and for more than it takes.
-pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Typed> {
+pub(super) fn typed(text: &str, flavour: Flavour, discard: Discard) -> Result<Typed> {
     if let Some(c) = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t')) {
         let rule = "text without control characters other than newline and tab";
         return Err(Error::invalid("command", rule).with_context("character", c.escape_unicode()));
@@ -282,7 +292,7 @@ pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Typed
     let mut then = None;
     match flavour {
         Flavour::Bash => {
-            if discard {
+            if discard != Discard::Nothing {
                 out.extend_from_slice(b"\x05\x15"); // to the end of the line, then kill it
             }
             if text.len() <= TYPED_MAX_BYTES && text.bytes().all(|b| matches!(b, b' '..=b'~')) {
@@ -301,8 +311,10 @@ pub(super) fn typed(text: &str, flavour: Flavour, discard: bool) -> Result<Typed
             out.push(b'\r');
         }
         Flavour::Posix => {
-            if discard {
-                out.push(0x15);
+            match discard {
+                Discard::Nothing => {}
+                Discard::Line => out.push(0x15),
+                Discard::Interrupts => out.extend_from_slice(b"\x15\n"),
             }
             // In a condition, so that `set -e` does not end the shell because of the status that is handed on.
             let lines = format!(
@@ -379,28 +391,30 @@ mod tests {
     fn only_text_is_typed() {
         for bad in ["a\0", "a\x1b[201~", "a\rb", "\u{9b}1m", "\x7f"] {
             assert_eq!(
-                typed(bad, Flavour::Bash, false).unwrap_err().context_value("field"),
+                typed(bad, Flavour::Bash, Discard::Nothing).unwrap_err().context_value("field"),
                 Some("command"),
                 "{bad:?}"
             );
         }
-        assert_eq!(typed("ls\n\n", Flavour::Bash, true).unwrap().line, b"\x05\x15ls\r");
-        assert_eq!(typed("a\nb", Flavour::Bash, false).unwrap().line, b"\x1b[200~a\nb\x1b[201~\r");
+        assert_eq!(typed("ls\n\n", Flavour::Bash, Discard::Line).unwrap().line, b"\x05\x15ls\r");
+        assert_eq!(typed("a\nb", Flavour::Bash, Discard::Nothing).unwrap().line, b"\x1b[200~a\nb\x1b[201~\r");
         assert_eq!(
-            typed("it's", Flavour::Posix, false).unwrap().line,
+            typed("it's", Flavour::Posix, Discard::Nothing).unwrap().line,
             b"if __fc_run $? 'it'\\''s'; then eval \"$__fc_text\"; else eval \"$__fc_text\"; fi\n"
         );
+        assert!(typed("ls", Flavour::Posix, Discard::Line).unwrap().line.starts_with(b"\x15if"));
+        assert!(typed("ls", Flavour::Posix, Discard::Interrupts).unwrap().line.starts_with(b"\x15\nif"));
         let long = "x".repeat(4001);
-        assert!(typed(&long, Flavour::Bash, false).is_ok());
-        assert!(typed(&long, Flavour::Posix, false).is_err());
-        assert!(typed(&"x\n".repeat(3000), Flavour::Posix, false).is_ok());
-        assert!(typed(&"x\n".repeat(1 << 20), Flavour::Bash, false).is_err());
+        assert!(typed(&long, Flavour::Bash, Discard::Nothing).is_ok());
+        assert!(typed(&long, Flavour::Posix, Discard::Nothing).is_err());
+        assert!(typed(&"x\n".repeat(3000), Flavour::Posix, Discard::Nothing).is_ok());
+        assert!(typed(&"x\n".repeat(1 << 20), Flavour::Bash, Discard::Nothing).is_err());
     }
 
     #[test]
     fn long_commands_are_loaded_in_lines() {
         let text = "a\\b\tä\n".repeat(2000);
-        let typed = typed(&text, Flavour::Bash, false).unwrap();
+        let typed = typed(&text, Flavour::Bash, Discard::Nothing).unwrap();
         assert!(typed.line.starts_with(b"if __fc_load"));
         let lines = String::from_utf8(typed.then.unwrap()).unwrap();
         assert!(lines.lines().all(|l| l.starts_with('#') && l.len() <= LOADED_LINE_BYTES + 1));

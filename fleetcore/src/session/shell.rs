@@ -5,12 +5,13 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use tokio::time::Instant;
+use tokio::{sync::Mutex, time::Instant};
 
 use super::{
     keys, marks,
     marks::Flavour,
-    render, setup,
+    render,
+    setup::{self, Discard},
     tap::Tap,
     track::{Phase, Slot, Tracker},
     wait::{Expect, wait},
@@ -36,14 +37,18 @@ const CTRL_C: &[u8] = b"\x03";
 /// How long a continuation prompt may take to answer Ctrl-C before it is typed again; doubles each time. Readline
 /// overlooks a signal that comes between drawing the prompt and waiting for a key, until the next key.
 const RETRY_CTRL_C: Duration = Duration::from_millis(50);
-/// A command this young may be a program that has not got the terminal yet. A Ctrl-C then meets the shell, which
-/// goes on to start the program, and nothing is left of it.
-const YOUNG: Duration = Duration::from_secs(2);
-/// When Ctrl-C is typed again for such a command. The first is longer than a shell needs to start a program; a
-/// program that takes the first Ctrl-C and says nothing for that long gets another one.
-const RETRY_YOUNG: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(750)];
-/// Output of Ctrl-C itself: the terminal's echo and a new line.
-const ECHO_MAX_BYTES: u64 = 4;
+/// A shell that is about to start a program has the signal itself, and heeds it when the program has ended. Output
+/// less than this ago means that it may have been so.
+const MAY_FORK: Duration = Duration::from_secs(1);
+/// How long the answer to such a Ctrl-C may take before it is typed again, as a person would; doubles each time. Long,
+/// because one that comes when the program has just ended cuts off what is typed next.
+const UNHEEDED_CTRL_C: Duration = Duration::from_millis(500);
+/// How often it is typed again to a program: some take another one for a demand to stop at once.
+const UNHEEDED_BY_PROGRAM: usize = 2;
+/// How often it is typed again to a shell that has not begun to run what was typed.
+const UNHEEDED_BY_SHELL: usize = 5;
+/// What a terminal shows of Ctrl-C, `^C`, and the new line that bash then begins.
+const CTRL_C_ECHO_BYTES: u64 = 4;
 
 /// A persistent bash, or POSIX `sh` where there is no bash, over any executor that has pseudo-terminals.
 ///
@@ -55,9 +60,6 @@ const ECHO_MAX_BYTES: u64 = 4;
 ///
 /// `run` types the command. People may type in the same terminal: their commands make the session busy until they
 /// end, and a line that was only begun is emptied first.
-///
-/// A Ctrl-C that comes while the shell is about to start a program is lost on bash; [`Session::interrupt`] types it
-/// again when the command is younger than two seconds and has shown nothing for a quarter of a second since.
 ///
 /// Limits: a command that replaces the shell (`exec zsh`) or leaves neither `PS1` nor `PROMPT_COMMAND` with a mark
 /// never ends its turn, as a nested shell does not until it is left. An incomplete command is refused with
@@ -73,6 +75,8 @@ pub struct ShellSession {
     /// Owns the shell: dropped, the shell and its jobs end.
     command: RunningCommand,
     tracker: Arc<Tracker>,
+    /// Held while a command or a Ctrl-C is typed, so that no Ctrl-C comes behind the command it is not meant for.
+    typing: Arc<Mutex<()>>,
     scrollback_lines: usize,
 }
 
@@ -99,8 +103,9 @@ impl ShellSession {
             let id = CommandId::generate();
             let command = spawn(&tap, cx, id, command, Recording::default()).await?;
             let scrollback_lines = spec.scrollback_lines;
-            let session = Self { id: spec.id.clone(), nonce, command, tracker, scrollback_lines };
-            tokio::spawn(watch(session.command.handle(), Arc::clone(&session.tracker)));
+            let typing = Arc::default();
+            let session = Self { id: spec.id.clone(), nonce, command, tracker, typing, scrollback_lines };
+            tokio::spawn(watch(session.keyboard()));
             session.first_prompt().await?;
             session.start_up(&spec).await?;
             Ok(session)
@@ -109,6 +114,14 @@ impl ShellSession {
         let cx = if cx.deadline.is_none() { &cx.clone().with_timeout(OPEN_LIMIT) } else { cx };
         let session: Result<Self> = cx.guard(OPERATION, work).await;
         session.map_err(|e| e.with_operation(OPERATION).with_context("session", &spec.id))
+    }
+
+    fn keyboard(&self) -> Keyboard {
+        Keyboard {
+            handle: self.command.handle(),
+            tracker: Arc::clone(&self.tracker),
+            typing: Arc::clone(&self.typing),
+        }
     }
 
     async fn first_prompt(&self) -> Result<()> {
@@ -172,9 +185,54 @@ impl ShellSession {
     }
 }
 
+/// Work that takes a screen, on a thread that may be busy with it.
+async fn busy<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::new(ErrorKind::Unavailable, "the runtime is shutting down").with_source(e))
+}
+
+/// What types Ctrl-C again, whatever becomes of the session's callers.
+struct Keyboard {
+    handle: CommandHandle,
+    tracker: Arc<Tracker>,
+    typing: Arc<Mutex<()>>,
+}
+
+impl Keyboard {
+    /// Types Ctrl-C for the command in `slot` once more. False when that has ended, or the shell has.
+    async fn interrupt_again(&self, slot: &Slot) -> bool {
+        let _typing = self.typing.lock().await;
+        if !slot.running() {
+            return false;
+        }
+        self.tracker.interrupted_again();
+        self.handle.write_stdin(CTRL_C).await.is_ok()
+    }
+
+    /// Types Ctrl-C again while no program has started, and while nothing but its echo has come since `before`, when
+    /// it was typed first.
+    async fn until_heeded(self, slot: Arc<Slot>, before: u64) {
+        let mut pause = UNHEEDED_CTRL_C;
+        let (mut to_shell, mut to_program) = (UNHEEDED_BY_SHELL, UNHEEDED_BY_PROGRAM);
+        let mut echo = CTRL_C_ECHO_BYTES;
+        while tokio::time::timeout(pause, self.tracker.until(|| !slot.running())).await.is_err() {
+            let answered = slot.started() && self.tracker.position() > before + echo;
+            let left = if slot.started() { &mut to_program } else { &mut to_shell };
+            if answered || *left == 0 || !self.interrupt_again(&slot).await {
+                return;
+            }
+            *left -= 1;
+            echo += CTRL_C_ECHO_BYTES;
+            pause *= 2;
+        }
+    }
+}
+
 /// Tells the tracker of the shell's end, and takes incomplete commands back. Ends with the shell.
-async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
-    let end = handle.wait();
+async fn watch(keyboard: Keyboard) {
+    let tracker = &keyboard.tracker;
+    let end = keyboard.handle.wait();
     tokio::pin!(end);
     loop {
         tokio::select! {
@@ -184,30 +242,13 @@ async fn watch(handle: CommandHandle, tracker: Arc<Tracker>) {
             }
             slot = tracker.stuck() => {
                 let mut pause = RETRY_CTRL_C;
-                while handle.write_stdin(CTRL_C).await.is_ok() {
-                    if tokio::time::timeout(pause, tracker.until(|| !slot.running())).await.is_ok() {
-                        break;
-                    }
-                    tracker.interrupted_again();
+                while keyboard.interrupt_again(&slot).await
+                    && tokio::time::timeout(pause, tracker.until(|| !slot.running())).await.is_err()
+                {
                     pause = (pause * 2).min(Duration::from_secs(1));
                 }
             }
         }
-    }
-}
-
-/// Types Ctrl-C again while nothing shows that the one typed when `before` bytes had been written met anybody.
-async fn insist(handle: CommandHandle, tracker: Arc<Tracker>, slot: Arc<Slot>, before: u64) {
-    for (n, pause) in RETRY_YOUNG.into_iter().enumerate() {
-        let over = || !slot.running() || tracker.ended().is_some();
-        if tokio::time::timeout(pause, tracker.until(over)).await.is_ok() {
-            return;
-        }
-        let answered = tracker.position().saturating_sub(before) > ECHO_MAX_BYTES * (n as u64 + 1);
-        if answered || handle.write_stdin(CTRL_C).await.is_err() {
-            return;
-        }
-        tracker.interrupted_again();
     }
 }
 
@@ -224,10 +265,15 @@ impl Session for ShellSession {
     async fn run(&self, command: &str, policy: WaitPolicy) -> Result<Turn> {
         let expect = Expect::new(&policy)?;
         let flavour = self.tracker.flavour().unwrap_or(Flavour::Posix);
-        let checked = setup::typed(command, flavour, false)?;
+        let checked = setup::typed(command, flavour, Discard::Nothing)?;
         self.prompt(&policy).await?;
+        // Nobody types Ctrl-C for the command before from here on.
+        let typing = self.typing.lock().await;
         let (slot, discard) = self.tracker.begin().map_err(|e| e.with_operation("run"))?;
-        let typed = if discard { setup::typed(command, flavour, true)? } else { checked };
+        let typed = match discard {
+            Discard::Nothing => checked,
+            discard => setup::typed(command, flavour, discard)?,
+        };
         if let Some(text) = typed.then {
             slot.load();
             let (handle, tracker, slot) =
@@ -245,6 +291,7 @@ impl Session for ShellSession {
             Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("run")),
             _ => {}
         }
+        drop(typing);
         wait(&self.tracker, &self.command, &slot, &policy, &expect).await
     }
 
@@ -255,7 +302,10 @@ impl Session for ShellSession {
     }
 
     async fn send_keys(&self, keys: &[Key]) -> Result<()> {
-        let application = keys.iter().any(keys::depends_on_mode) && self.tracker.application_cursor_keys();
+        let application = keys.iter().any(keys::depends_on_mode) && {
+            let tracker = Arc::clone(&self.tracker);
+            busy(move || tracker.application_cursor_keys()).await?
+        };
         self.write(keys::encode(keys, application)?).await
     }
 
@@ -279,16 +329,21 @@ impl Session for ShellSession {
             let started = self.tracker.until(|| slot.started());
             let limit = policy.soft_timeout.map_or(PROMPT_LIMIT, |soft| soft.min(PROMPT_LIMIT));
             let _ = tokio::time::timeout(limit, started).await; // late or not, it is typed
-            let before = self.tracker.position();
-            match self.put(CTRL_C).await {
-                Err(e) if e.kind() != ErrorKind::InvalidState => return Err(e.with_operation("interrupt")),
-                _ => {}
-            }
-            if slot.age() < YOUNG {
-                let (handle, tracker, slot) =
-                    (self.command.handle(), Arc::clone(&self.tracker), Arc::clone(&slot));
-                // Whatever becomes of this call: it was to be interrupted.
-                tokio::spawn(insist(handle, tracker, slot, before));
+            let typing = self.typing.lock().await;
+            if slot.running() {
+                let lively = !slot.started() || self.tracker.last_output().elapsed() < MAY_FORK;
+                let before = self.tracker.position();
+                match self.put(CTRL_C).await {
+                    Err(e) if e.kind() != ErrorKind::InvalidState => {
+                        return Err(e.with_operation("interrupt"));
+                    }
+                    _ => {}
+                }
+                drop(typing);
+                if lively {
+                    // Whatever becomes of this call: the command was to be interrupted.
+                    tokio::spawn(self.keyboard().until_heeded(Arc::clone(&slot), before));
+                }
             }
         }
         wait(&self.tracker, &self.command, &slot, &policy, &expect).await
@@ -296,8 +351,8 @@ impl Session for ShellSession {
 
     async fn resize(&self, size: PtySize) -> Result<()> {
         self.command.resize(size).await.map_err(|e| e.with_context("session", &self.id))?;
-        self.tracker.resized(size);
-        Ok(())
+        let tracker = Arc::clone(&self.tracker);
+        busy(move || tracker.resized(size)).await
     }
 
     async fn stream(&self, from: Offset) -> Result<Box<dyn CommandStream>> {
@@ -326,20 +381,21 @@ impl Session for ShellSession {
     async fn rendered(&self, turn: &Turn) -> Result<Rendered> {
         let Some(shown) = self.tracker.turn_bytes(turn.output.start) else {
             let text = self.text(turn.output.clone()).await?;
-            return Ok(render::render_text(&text, self.info().size, turn.output.end));
+            let (size, at) = (self.info().size, turn.output.end);
+            return busy(move || render::render_text(&text, size, at)).await;
         };
         let lines = self.scrollback_lines;
-        if shown.len() < RENDER_INLINE_BYTES {
-            return Ok(shown.render(lines));
+        if shown.len() < RENDER_INLINE_BYTES
+            && let Some(shown) = shown.render_lines(lines)
+        {
+            return Ok(shown);
         }
-        let failed = |e: tokio::task::JoinError| {
-            Error::new(ErrorKind::Unavailable, "the runtime is shutting down").with_source(e)
-        };
-        tokio::task::spawn_blocking(move || shown.render(lines)).await.map_err(failed)
+        busy(move || shown.render(lines)).await
     }
 
     async fn screen(&self) -> Result<Screen> {
-        Ok(self.tracker.screen())
+        let tracker = Arc::clone(&self.tracker);
+        busy(move || tracker.screen()).await
     }
 
     async fn ended(&self) -> Result<ExitStatus> {

@@ -1,6 +1,6 @@
 //! What is known of a shell from its output: where it stands, and which bytes belong to which command.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     marks::{Flavour, Mark, MarkKind, Parser, Told},
     render::{Snapshot, TurnBytes},
-    setup,
+    setup::{self, Discard},
 };
 use crate::{
     Error, ErrorKind, ExitKind, ExitStatus, HandedBack, Offset, OnIncomplete, PtySize, Result, Screen,
@@ -37,6 +37,8 @@ struct SlotState {
     done: Option<Done>,
     /// Ctrl-C was typed for it.
     interrupted: bool,
+    /// Ctrl-C for the command before may answer first.
+    late_interrupts: bool,
     /// The shell wanted more text, which is not going to come.
     refused: bool,
     /// The shell waits for more text.
@@ -65,8 +67,6 @@ pub(super) struct Slot {
     start: u64,
     /// From `run`, not typed by a person.
     by_run: bool,
-    /// When it was typed.
-    since: Instant,
     state: Mutex<SlotState>,
 }
 
@@ -76,6 +76,7 @@ impl Slot {
             command_start: None,
             done: None,
             interrupted: false,
+            late_interrupts: false,
             refused: false,
             asks: false,
             loading: false,
@@ -83,12 +84,7 @@ impl Slot {
             claimed: !by_run,
             scanned: start,
         };
-        Arc::new(Self { seq, start, by_run, since: Instant::now(), state: Mutex::new(state) })
-    }
-
-    /// How long ago it was typed.
-    pub(super) fn age(&self) -> Duration {
-        self.since.elapsed()
+        Arc::new(Self { seq, start, by_run, state: Mutex::new(state) })
     }
 
     /// Whether the command has not ended.
@@ -96,11 +92,11 @@ impl Slot {
         self.state.lock().done.is_none()
     }
 
-    /// Whether the shell has read all that `run` typed: it has begun to run the command, is through with it, or
-    /// asks for more.
+    /// Whether the shell has read all that was typed: it has begun to run the command, is through with it, or asks for
+    /// more.
     pub(super) fn started(&self) -> bool {
         let state = self.state.lock();
-        !self.by_run || state.command_start.is_some() || state.done.is_some() || state.asks
+        state.command_start.is_some() || state.done.is_some() || state.asks
     }
 
     /// The text will be handed to the shell once it has begun to read it.
@@ -142,6 +138,14 @@ impl Slot {
         let mut state = self.state.lock();
         let done = state.done.clone()?;
         state.claimed = true;
+        if self.by_run
+            && state.command_start.is_none()
+            && !state.asks
+            && matches!(done.status, TurnStatus::SessionEnded(_))
+        {
+            let why = "the shell ended before it read the command";
+            return Some(Err(Error::new(ErrorKind::InvalidState, why).with_operation("run")));
+        }
         if state.refused && matches!(done.status, TurnStatus::Completed { .. }) {
             let rule = "complete: a quote, here-document or compound command is not closed";
             return Some(Err(Error::invalid("command", rule).with_operation("run")));
@@ -167,6 +171,8 @@ struct State {
     line_begun: bool,
     /// A Ctrl-C for a command may reach the prompt instead, which answers with one more end mark.
     stray_interrupt: bool,
+    /// So may those that were typed again, as late as the next command is typed.
+    late_interrupts: bool,
     last_output: Instant,
     info: SessionInfo,
 }
@@ -197,6 +203,7 @@ impl Tracker {
             unclaimed: None,
             line_begun: false,
             stray_interrupt: false,
+            late_interrupts: false,
             last_output: Instant::now(),
             info: SessionInfo::new(spec, spec.shell.clone()),
         };
@@ -232,9 +239,11 @@ impl Tracker {
         }
     }
 
-    /// One Ctrl-C more than needed may have been typed.
+    /// Ctrl-C is typed again for a command that may just have ended.
     pub(super) fn interrupted_again(&self) {
-        self.state.lock().stray_interrupt = true;
+        let mut state = self.state.lock();
+        state.stray_interrupt = true;
+        state.late_interrupts = true;
     }
 
     /// Takes the next piece of output.
@@ -327,11 +336,11 @@ impl Tracker {
         state.slot = None;
     }
 
-    /// Takes the shell for a command of `run`. The flag says that a line was begun and must be emptied first.
+    /// Takes the shell for a command of `run`. Says what must be got out of the way first.
     ///
     /// # Errors
     /// `InvalidState` when the shell has ended, `Busy` when it runs something or nobody has seen its prompt.
-    pub(super) fn begin(&self) -> Result<(Arc<Slot>, bool)> {
+    pub(super) fn begin(&self) -> Result<(Arc<Slot>, Discard)> {
         let mut state = self.state.lock();
         if let Some(status) = state.info.ended {
             return Err(ended(status));
@@ -346,10 +355,21 @@ impl Tracker {
         state.phase = Phase::Away;
         let start = state.parser.position();
         let slot = Slot::new(state.info.turns, start, true);
+        slot.state.lock().late_interrupts = state.late_interrupts;
         state.turn = TurnBytes::new(start);
         state.slot = Some(Arc::clone(&slot));
         state.unclaimed = None;
-        Ok((slot, std::mem::take(&mut state.line_begun)))
+        let begun = std::mem::take(&mut state.line_begun);
+        Ok((
+            slot,
+            if state.late_interrupts {
+                Discard::Interrupts
+            } else if begun {
+                Discard::Line
+            } else {
+                Discard::Nothing
+            },
+        ))
     }
 
     /// The command to go on waiting for.
@@ -528,6 +548,7 @@ impl State {
             if inner.done.is_none() {
                 // Several commands of one paste: the first mark counts.
                 if inner.command_start.is_none() {
+                    self.late_interrupts &= inner.interrupted;
                     inner.command_start = Some(mark.end);
                     inner.scanned = mark.end;
                     inner.asks = false;
@@ -551,7 +572,10 @@ impl State {
             // What a Ctrl-C leaves behind at a prompt looks like the end of a command that never started.
             let not_started = slot.by_run && inner.done.is_none() && inner.command_start.is_none();
             let stray = std::mem::take(&mut self.stray_interrupt);
-            if by_hook && not_started && stray && told.exit_code == Some(INTERRUPTED) && !inner.interrupted {
+            let answers_interrupt = told.exit_code == Some(INTERRUPTED) && (stray || inner.late_interrupts);
+            // A POSIX shell answers the empty line before the command as well, which it always starts.
+            let answers_line = inner.late_interrupts && self.flavour == Some(Flavour::Posix);
+            if by_hook && not_started && (answers_interrupt || answers_line) && !inner.interrupted {
                 return;
             }
             self.stray_interrupt = stray && told.exit_code != Some(INTERRUPTED);
@@ -570,10 +594,10 @@ impl State {
         }
         let Some(slot) = &self.slot else { return false };
         let mut inner = slot.state.lock();
-        if !slot.by_run || inner.done.is_some() || inner.refused {
+        if inner.done.is_some() || inner.refused {
             return false;
         }
-        if self.on_incomplete == OnIncomplete::Wait {
+        if !slot.by_run || self.on_incomplete == OnIncomplete::Wait {
             inner.asks = true;
             return false;
         }

@@ -1,10 +1,12 @@
-//! The only unsafe code of the crate: what the safe wrappers of the operating system leave out.
+//! What the safe wrappers of the operating system leave out, and the only unsafe code of the crate.
 #![expect(unsafe_code, reason = "wrapped here once, with its proof, so that no other module needs any")]
 
+pub(crate) mod cgroup;
 mod enter;
 mod exec;
 mod memory;
 mod pidfd;
+pub(crate) mod procfs;
 mod pty;
 #[cfg(target_os = "linux")]
 mod socket;

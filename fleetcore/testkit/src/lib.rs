@@ -30,5 +30,5 @@ pub use env::{
     sh_block,
 };
 pub use runner::{Runner, run};
-pub use wait::{eventually, sometime, until};
+pub use wait::{eventually, gone, line_of, sometime, until};
 pub use wrap::WithoutNativeFiles;

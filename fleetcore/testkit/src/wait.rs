@@ -1,6 +1,6 @@
 //! Waiting for what is not announced.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, path::Path, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
@@ -30,4 +30,18 @@ pub async fn eventually<T>(what: impl Display, look: impl AsyncFnMut() -> Option
 /// Looks again and again until it holds; in vain is a failure of the test.
 pub async fn until(what: impl Display, mut holds: impl FnMut() -> bool) {
     eventually(what, async || holds().then_some(())).await;
+}
+
+/// The first line of a file, once it is there and whole.
+pub async fn line_of(path: &Path) -> String {
+    let line = async || {
+        let text = std::fs::read_to_string(path).ok()?;
+        text.ends_with('\n').then(|| text.trim().to_owned())
+    };
+    eventually(format_args!("a line in {}", path.display()), line).await
+}
+
+/// Waits until there is no process with this id.
+pub async fn gone(pid: &str) {
+    until(format_args!("process {pid} is gone"), || !Path::new("/proc").join(pid).exists()).await;
 }

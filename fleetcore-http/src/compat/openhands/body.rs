@@ -12,14 +12,13 @@ use super::{
     action::Deed,
     archive,
     browser::{self, Browser},
-    edit::EditArgs,
-    files::{ReadArgs, Workspace, WriteArgs},
+    files::Workspace,
     jupyter::Jupyter,
     list,
     observation::Observation,
     options::Options,
     runtime::{FileRequest, Hands},
-    shell::{RunArgs, Shell},
+    shell::Shell,
     user::{self, User},
     viewer,
     vscode::Vscode,
@@ -100,7 +99,8 @@ impl Body {
             files,
             &options.working_dir,
             owner.map(|user| Owner { uid: user.uid, gid: user.uid }),
-        );
+        )
+        .on_this_host(here);
         let (shell, (jupyter, vscode)) = tokio::try_join!(shell, plugins(options, users.shell.clone()))?;
         Ok(Arc::new(Self { shell, workspace, jupyter, vscode, browser, here }))
     }
@@ -184,51 +184,14 @@ impl Hands for Body {
     fn act(&self, deed: Deed, timeout: Option<f64>) -> BoxFuture<'_, Result<Observation, String>> {
         async move {
             match deed {
-                Deed::Run(run) => {
-                    let args = RunArgs {
-                        command: run.command,
-                        is_input: run.is_input,
-                        blocking: run.blocking,
-                        is_static: run.is_static,
-                        cwd: run.cwd,
-                        hidden: run.hidden,
-                    };
-                    Ok(self.shell.run(&args, timeout).await)
-                }
+                Deed::Run(args) => Ok(self.shell.run(&args, timeout).await),
                 Deed::Cell(cell) => match &self.jupyter {
                     Some(jupyter) => Ok(jupyter.run(&cell, &self.shell.cwd(), timeout).await),
                     None => Err("JupyterRequirement not found. Unable to run IPython action.".to_owned()),
                 },
-                Deed::Read(read) => {
-                    let args = ReadArgs {
-                        path: read.path,
-                        start: read.start,
-                        end: read.end,
-                        impl_source: if read.editor { "oh_aci" } else { "default" }.to_owned(),
-                        view_range: read.view_range.unwrap_or_default(),
-                    };
-                    self.workspace.read(&self.shell.cwd(), &args).await
-                }
-                Deed::Write(write) => {
-                    let args = WriteArgs {
-                        path: write.path,
-                        content: write.content,
-                        start: write.start,
-                        end: write.end,
-                    };
-                    self.workspace.write(&self.shell.cwd(), &args).await
-                }
-                Deed::Edit(edit) => {
-                    let args = EditArgs {
-                        path: edit.path,
-                        command: edit.command,
-                        file_text: edit.file_text,
-                        old_str: edit.old_str,
-                        new_str: edit.new_str,
-                        insert_line: edit.insert_line,
-                    };
-                    self.workspace.edit(&args).await
-                }
+                Deed::Read(args) => self.workspace.read(&self.shell.cwd(), &args).await,
+                Deed::Write(args) => self.workspace.write(&self.shell.cwd(), &args).await,
+                Deed::Edit(args) => self.workspace.edit(&args).await,
                 Deed::Browse(browse) => Ok(match &self.browser {
                     Some(browser) => browser.act(&browse, &self.shell.cwd(), timeout).await,
                     None => Observation::error(browser::NONE),

@@ -7,7 +7,6 @@ use fleetcore::{
     editor::{Change, EditError, HEAD_BYTES, Shown, Tree, is_binary},
 };
 use futures::StreamExt;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
@@ -33,18 +32,13 @@ const DOCUMENT_CLIPPED: &str = "<response clipped><NOTE>Due to the max output li
 const DOCUMENTS: [&str; 8] = [".docx", ".xlsx", ".pptx", ".pdf", ".mp3", ".wav", ".m4a", ".flac"];
 
 /// Arguments of `edit`. The types of most are checked late, and then in the tool's words.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct EditArgs {
     pub(super) path: String,
-    #[serde(default)]
     pub(super) command: Value,
-    #[serde(default)]
     pub(super) file_text: Value,
-    #[serde(default)]
     pub(super) old_str: Value,
-    #[serde(default)]
     pub(super) new_str: Value,
-    #[serde(default)]
     pub(super) insert_line: Value,
 }
 

@@ -1,10 +1,9 @@
-//! Recorded exchanges about files, replayed. Set `FLEETCORE_OPENHANDS` to the folder with the records, if it is not
-//! `shared/contracts/openhands-runtime` in a directory above.
+//! Recorded exchanges about files, replayed.
 
 use std::{
     collections::HashSet,
     io::{Cursor, Read},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
 };
 
@@ -18,7 +17,12 @@ use fleetcore::Fleet;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
-use super::{archive, edit::EditArgs, files::Workspace, list, viewer};
+use super::{
+    action::{self, Act, Deed},
+    archive,
+    files::Workspace,
+    list, viewer,
+};
 
 /// What the records say the working directory is.
 const RECORDED: &str = "/workspace";
@@ -114,16 +118,7 @@ const ELSEWHERE: &[&str] = &[
 const NEED_ROOT: &[&str] = &["write-new-cat", "upload-simple-check"];
 
 fn recorded(session: &str) -> Option<Vec<Value>> {
-    let dir = std::env::var_os("FLEETCORE_OPENHANDS").map(PathBuf::from).or_else(|| {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        here.ancestors().map(|a| a.join("shared/contracts/openhands-runtime")).find(|p| p.is_dir())
-    });
-    let Some(dir) = dir else {
-        eprintln!("SKIPPED: no recorded data of OpenHands; set FLEETCORE_OPENHANDS");
-        return None;
-    };
-    let text = std::fs::read_to_string(dir.join(session).with_extension("jsonl")).unwrap();
-    Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    fleetcore_testkit::recorded("openhands-runtime", &format!("{session}.jsonl"))
 }
 
 struct Replay {
@@ -163,16 +158,16 @@ impl Replay {
         String::from_utf8_lossy(&run.stdout).trim().to_owned()
     }
 
-    /// Status and body of an action.
-    async fn act(&mut self, action: &Value) -> (u16, Value) {
-        let args = action["args"].clone();
-        let cwd = self.cwd.clone();
-        let done = match action["action"].as_str().unwrap() {
-            "read" => self.workspace.read(&cwd, &serde_json::from_value(args).unwrap()).await,
-            "write" => self.workspace.write(&cwd, &serde_json::from_value(args).unwrap()).await,
-            "edit" => self.workspace.edit(&serde_json::from_value::<EditArgs>(args).unwrap()).await,
-            "run" => return (200, json!({ "content": self.shell(args["command"].as_str().unwrap()) })),
-            other => panic!("{other}"),
+    /// Status and body of a request to act.
+    async fn act(&mut self, body: &Value) -> (u16, Value) {
+        let event = action::parse(body.to_string().as_bytes(), Some("application/json")).unwrap();
+        let Act::Do(deed) = event.act else { panic!("{event:?}") };
+        let done = match *deed {
+            Deed::Read(args) => self.workspace.read(&self.cwd, &args).await,
+            Deed::Write(args) => self.workspace.write(&self.cwd, &args).await,
+            Deed::Edit(args) => self.workspace.edit(&args).await,
+            Deed::Run(args) => return (200, json!({ "content": self.shell(&args.command) })),
+            other => panic!("{other:?}"),
         };
         match done {
             Ok(observation) => (200, serde_json::to_value(&observation).unwrap()),
@@ -219,7 +214,7 @@ impl Replay {
         let marked = record["records_defect"] == true;
         assert!(!marked || different.is_some(), "{name} is marked as a defect");
         let (status, body, files) = if request["path"] == "/execute_action" {
-            let (status, body) = self.act(&request["json"]["action"]).await;
+            let (status, body) = self.act(&request["json"]).await;
             (status, body, None)
         } else {
             answer(self.http(&request).await).await

@@ -3,13 +3,12 @@
 use std::{io, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fleetcore::{
     Error, ErrorKind, FileKind, Files, Owner, WriteOptions,
     editor::{Document, Editor, is_binary},
 };
 use futures::StreamExt;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::observation::{Observation, Source};
@@ -32,42 +31,34 @@ pub(super) struct Workspace {
     pub(super) working_dir: Arc<str>,
     /// Whose new files are.
     owner: Option<Owner>,
+    /// Its paths are paths of the host this program runs on.
+    pub(super) here: bool,
 }
 
 /// Arguments of `read`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct ReadArgs {
     pub(super) path: String,
-    #[serde(default)]
     pub(super) start: i64,
-    #[serde(default = "to_the_end")]
+    /// -1 is the end.
     pub(super) end: i64,
-    /// `oh_aci` for the editor's view.
-    #[serde(default)]
-    pub(super) impl_source: String,
+    /// With the editor's eyes.
+    pub(super) editor: bool,
     /// What lines the editor shows. Of any type: what is wrong with it is part of what it shows.
-    #[serde(default)]
     pub(super) view_range: Value,
 }
 
 /// Arguments of `write`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct WriteArgs {
     pub(super) path: String,
     pub(super) content: String,
-    #[serde(default)]
     pub(super) start: Bound,
-    #[serde(default = "Bound::end")]
     pub(super) end: Bound,
 }
 
-fn to_the_end() -> i64 {
-    -1
-}
-
 /// Where a slice of Python's begins or ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(from = "Value")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     At(i64),
     /// `None`: where the lines begin or end.
@@ -119,7 +110,13 @@ impl Workspace {
     /// whose the machine's files are.
     pub(super) fn new(files: Files, working_dir: &str, owner: Option<Owner>) -> Self {
         let editor = Editor::new(files.clone());
-        Self { files, editor, working_dir: working_dir.into(), owner }
+        Self { files, editor, working_dir: working_dir.into(), owner, here: false }
+    }
+
+    /// Says whether the machine is the host this program runs on.
+    pub(super) fn on_this_host(mut self, here: bool) -> Self {
+        self.here = here;
+        self
     }
 
     /// The `read` action. `cwd` is where the shell is now.
@@ -128,7 +125,7 @@ impl Workspace {
     /// The text of an HTTP 500.
     pub(super) async fn read(&self, cwd: &str, args: &ReadArgs) -> Result<Observation, String> {
         let sent = &args.path;
-        if args.impl_source == "oh_aci" {
+        if args.editor {
             return self.view(sent, &args.view_range).await;
         }
         let path = resolve(cwd, sent);
@@ -214,25 +211,26 @@ impl Workspace {
     /// A whole file, unless it is found binary early.
     async fn load(&self, path: &str, text: bool) -> fleetcore::Result<Loaded> {
         let mut stream = self.files.read_stream(path, 0, None).await?;
-        let mut all = BytesMut::new();
-        let mut only = Bytes::new();
+        let mut pieces: Vec<Bytes> = Vec::new();
+        let mut size = 0;
         while let Some(piece) = stream.next().await {
             let piece = piece?;
-            if only.is_empty() && all.is_empty() {
-                // Backends read in larger pieces than the test needs.
-                if text && is_binary(path, &piece) {
-                    return Ok(Loaded::Binary);
-                }
-                only = piece;
-                continue;
+            // Backends read in larger pieces than the test needs.
+            if text && pieces.is_empty() && is_binary(path, &piece) {
+                return Ok(Loaded::Binary);
             }
-            all.extend_from_slice(&std::mem::take(&mut only));
-            if all.len() + piece.len() > READ_MAX_BYTES {
+            size += piece.len();
+            // A file of one piece is as large as it is.
+            if size > READ_MAX_BYTES && !pieces.is_empty() {
                 return Err(Error::new(ErrorKind::InvalidInput, "File is too large to read at once"));
             }
-            all.extend_from_slice(&piece);
+            pieces.push(piece);
         }
-        Ok(Loaded::Bytes(if all.is_empty() { only } else { all.freeze() }))
+        if pieces.len() < 2 {
+            return Ok(Loaded::Bytes(pieces.pop().unwrap_or_default()));
+        }
+        let all = busy(size, move || Bytes::from(pieces.concat())).await;
+        all.map(Loaded::Bytes).map_err(|e| Error::new(ErrorKind::Unavailable, e))
     }
 
     async fn unreadable(&self, cwd: &str, path: &str, err: Error) -> Result<Observation, String> {
@@ -498,7 +496,7 @@ mod tests {
     }
 
     fn bound(json: &str) -> Bound {
-        serde_json::from_str(json).unwrap()
+        serde_json::from_str::<Value>(json).unwrap().into()
     }
 
     #[test]

@@ -11,10 +11,7 @@ use tower::ServiceExt as _;
 use super::{
     auth,
     body::Body,
-    mcp::Proxy,
     options::RUNTIME,
-    queue::Queue,
-    resources::Resources,
     routes::{self, MountedAt},
     runtime::{Hands, Runtime},
     watch::{Feed, From, RuntimeState, Watch},
@@ -105,16 +102,10 @@ impl Hosted {
         for ours in ["SU_TO_USER", "NO_CHANGE_TIMEOUT_SECONDS"] {
             options.env.remove(ours);
         }
-        let resources = Resources::start(&mut options)?;
         let watch = Watch::new(Some(spec.name), stop.clone());
+        let runtime = Runtime::start(options, watch.clone(), app.tasks(), stop)?;
         let target = machine.target().clone();
-        let body = Body::hosted(machine, &options, watch.clone()).await?;
-        let (queue, turns) = Queue::new(stop.clone());
-        app.tasks().spawn(turns);
-        let proxy =
-            Proxy::new(options.key.clone(), options.env.clone(), options.working_dir.clone().into(), stop);
-        let runtime = Arc::new(Runtime::new(options, resources, queue, proxy, watch.clone()));
-        let hands: Arc<dyn Hands> = body;
+        let hands: Arc<dyn Hands> = Body::hosted(machine, &runtime.options, watch.clone()).await?;
         runtime.set_ready(hands.clone());
         let sessions = app.fleet().sessions().clone();
         watch.on_open(move |session: Arc<dyn Session>| {

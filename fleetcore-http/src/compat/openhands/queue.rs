@@ -6,19 +6,25 @@
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
-use axum::{http::StatusCode, response::Response};
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::Response,
+};
 use bytes::Bytes;
-use futures::{FutureExt as _, future::BoxFuture};
+use futures::{FutureExt as _, Stream, future::BoxFuture};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::reply;
+use super::{fair::Fair, reply};
 
 /// Actions that may wait. A client has one at a time.
 const WAITING: usize = 256;
@@ -28,6 +34,11 @@ const KEPT: usize = 16;
 const KEPT_BYTES: usize = 8 << 20;
 /// How long one is kept; the client's library gives up sooner.
 const KEPT_FOR: Duration = Duration::from_secs(600);
+/// A connection that was silent for this long may have been dropped on the way with nobody being told: what is written
+/// to it seems to arrive. So the answer is kept until the client shows that it has it, by its next action.
+const SLOW: Duration = Duration::from_secs(10);
+/// Pieces an answer is handed to the connection in. What is in its buffers has not arrived yet.
+const PIECE: usize = 64 << 10;
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +51,55 @@ impl Answer {
     fn response(self) -> Response {
         reply::ready(self.status, self.body)
     }
+
+    /// The same for somebody of whom it is known whether it was written.
+    fn response_to(self, client: Waiting) -> Response {
+        let length = HeaderValue::from(self.body.len());
+        let mut response = reply::ready(self.status, Bytes::new());
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        *response.body_mut() = Body::from_stream(Fair::new(Telling { rest: self.body, client }));
+        response
+    }
+}
+
+/// An answer on its way. Dropped before all of it was taken, the connection broke.
+struct Telling {
+    rest: Bytes,
+    client: Waiting,
+}
+
+impl Stream for Telling {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let size = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(self.rest.split_to(size))))
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        // The connection asks no more once it has as much as was promised.
+        self.client.heard = self.rest.is_empty();
+    }
+}
+
+/// The whole request of an action that is the same action when it comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Id([u8; 32]);
+
+impl Id {
+    /// Looks at all of it: for a large one, on a thread that may be busy.
+    pub(super) fn of(request: &[u8]) -> Self {
+        Self(Sha256::digest(request).into())
+    }
 }
 
 type Work = BoxFuture<'static, Answer>;
 type Slot = Arc<watch::Sender<Option<Answer>>>;
-type Id = [u8; 32];
 
 struct Job {
     work: Work,
@@ -54,12 +109,15 @@ struct Job {
 struct Open {
     slot: Slot,
     since: Instant,
+    /// It was written as a whole, but nobody knows whether it has arrived.
+    written: bool,
 }
 
 /// Where actions wait for their turn.
 pub(super) struct Queue {
     jobs: mpsc::Sender<Job>,
     known: Known,
+    slow: Duration,
 }
 
 /// Actions that were not answered yet: not done, or nobody was there to hear it.
@@ -77,7 +135,7 @@ impl Queue {
     pub(super) fn new(stop: CancellationToken) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (jobs, turns) = mpsc::channel(WAITING);
         let known = Known::default();
-        (Self { jobs, known: known.clone() }, run(turns, known, stop))
+        (Self { jobs, known: known.clone(), slow: SLOW }, run(turns, known, stop))
     }
 
     /// How many wait for their turn.
@@ -85,23 +143,22 @@ impl Queue {
         WAITING.saturating_sub(self.jobs.capacity())
     }
 
-    /// Takes an action its turn and waits for its answer. `id` is the whole request of one that is the same action
-    /// when it comes again.
-    pub(super) async fn execute(&self, id: Option<&[u8]>, work: impl FnOnce() -> Work) -> Response {
-        let id: Option<Id> = id.map(|text| Sha256::digest(text).into());
+    /// Takes an action its turn and waits for its answer. One with the `id` of another is that one.
+    pub(super) async fn execute(&self, id: Option<Id>, work: impl FnOnce() -> Work) -> Response {
+        let since = Instant::now();
         let slot = match self.enter(id, work) {
             Ok(slot) => slot,
             Err(refused) => return refused.response(),
         };
         let mut told = slot.subscribe();
-        let waiting = Waiting { queue: self, id, slot, heard: false };
+        let mut waiting = Waiting { known: self.known.clone(), id, slot, heard: false, slow: false };
         let answer = match told.wait_for(Option::is_some).await {
             Ok(answer) => answer.clone(),
             Err(_) => None,
         };
-        waiting.done();
+        waiting.slow = since.elapsed() >= self.slow;
         match answer {
-            Some(answer) => answer.response(),
+            Some(answer) => answer.response_to(waiting),
             None => reply::unexpected(),
         }
     }
@@ -109,6 +166,8 @@ impl Queue {
     /// One lock over looking and entering, so that two of the same cannot both be the first.
     fn enter(&self, id: Option<Id>, work: impl FnOnce() -> Work) -> Result<Slot, Answer> {
         let mut known = self.known.lock();
+        // Who goes on has its answer.
+        known.retain(|known, open| !open.written || Some(*known) == id);
         if let Some(first) = id.and_then(|id| known.get(&id)) {
             tracing::info!("an action came again; it is not executed again");
             return Ok(first.slot.clone());
@@ -123,7 +182,7 @@ impl Queue {
             Err(mpsc::error::TrySendError::Closed(())) => return Err(stopping()),
         }
         if let Some(id) = id {
-            known.insert(id, Open { slot: slot.clone(), since: Instant::now() });
+            known.insert(id, Open { slot: slot.clone(), since: Instant::now(), written: false });
         }
         Ok(slot)
     }
@@ -146,30 +205,32 @@ fn prune(known: &Known) {
     }
 }
 
-/// A client that waits. Dropped without `done` when it goes away.
-struct Waiting<'a> {
-    queue: &'a Queue,
+/// A client that waits.
+struct Waiting {
+    known: Known,
     id: Option<Id>,
     slot: Slot,
+    /// Its answer was written.
     heard: bool,
+    /// It waited for so long that this means little.
+    slow: bool,
 }
 
-impl Waiting<'_> {
-    fn done(mut self) {
-        self.heard = true;
-    }
-}
-
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         let Some(id) = self.id else { return };
         if self.heard {
-            let mut known = self.queue.known.lock();
-            if known.get(&id).is_some_and(|o| Arc::ptr_eq(&o.slot, &self.slot)) {
-                known.remove(&id);
+            let mut known = self.known.lock();
+            if let Some(open) = known.get_mut(&id).filter(|open| Arc::ptr_eq(&open.slot, &self.slot)) {
+                if self.slow {
+                    open.written = true;
+                } else {
+                    known.remove(&id);
+                }
             }
-        } else {
-            prune(&self.queue.known);
+        }
+        if !self.heard || self.slow {
+            prune(&self.known);
         }
     }
 }
@@ -282,20 +343,78 @@ mod tests {
                 .boxed()
             }
         };
-        let mut first = Box::pin(queue.execute(Some(b"a"), work.clone()));
+        let mut first = Box::pin(queue.execute(Some(Id::of(b"a")), work.clone()));
         assert!(futures::poll!(&mut first).is_pending());
         drop(first);
         let second = tokio::spawn({
             let (queue, work) = (queue.clone(), work.clone());
-            async move { queue.execute(Some(b"a"), work).await }
+            async move { queue.execute(Some(Id::of(b"a")), work).await }
         });
         go.notify_one();
         assert_eq!(body(second.await.unwrap()).await, (200, Bytes::from_static(b"once")));
         // It was heard: the next one with these words is a new one.
         go.notify_one();
-        assert_eq!(body(queue.execute(Some(b"a"), work).await).await.0, 200);
+        assert_eq!(body(queue.execute(Some(Id::of(b"a")), work).await).await.0, 200);
         assert_eq!(times.load(Ordering::SeqCst), 2);
         assert!(queue.known.lock().is_empty());
+        drop(queue);
+        runner.await.unwrap();
+    }
+
+    /// Work that counts how often it is done, and says `text`.
+    fn counted(times: &Arc<AtomicUsize>, text: Vec<u8>) -> impl Fn() -> Work + Clone + use<> {
+        let times = times.clone();
+        move || {
+            let (times, text) = (times.clone(), text.clone());
+            async move {
+                times.fetch_add(1, Ordering::SeqCst);
+                Answer { status: StatusCode::OK, body: text.into() }
+            }
+            .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_kept_until_it_was_written() {
+        let (queue, run) = Queue::new(CancellationToken::new());
+        let runner = tokio::spawn(run);
+        let times = Arc::new(AtomicUsize::new(0));
+        let large = vec![b'x'; 20 * PIECE];
+        let work = counted(&times, large.clone());
+        let id = Some(Id::of(b"a"));
+        // The connection breaks before the answer, and in the middle of it.
+        drop(queue.execute(id, work.clone()).await);
+        let mut half = queue.execute(id, work.clone()).await.into_body().into_data_stream();
+        for _ in 0..10 {
+            assert_eq!(futures::StreamExt::next(&mut half).await.unwrap().unwrap().len(), PIECE);
+        }
+        drop(half);
+        let whole = queue.execute(id, work.clone()).await;
+        assert_eq!(whole.headers()["content-length"], large.len().to_string());
+        let whole = axum::body::to_bytes(whole.into_body(), usize::MAX).await.unwrap();
+        assert_eq!((whole == large, times.load(Ordering::SeqCst)), (true, 1));
+        assert!(queue.known.lock().is_empty());
+        body(queue.execute(id, counted(&times, b"small".to_vec())).await).await;
+        assert_eq!(times.load(Ordering::SeqCst), 2);
+        drop(queue);
+        runner.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_is_kept_until_the_client_goes_on() {
+        let (mut queue, run) = Queue::new(CancellationToken::new());
+        queue.slow = Duration::ZERO;
+        let runner = tokio::spawn(run);
+        let times = Arc::new(AtomicUsize::new(0));
+        let work = counted(&times, b"once".to_vec());
+        let id = Some(Id::of(b"a"));
+        for _ in 0..3 {
+            assert_eq!(body(queue.execute(id, work.clone()).await).await.1, b"once".as_slice());
+        }
+        assert_eq!(times.load(Ordering::SeqCst), 1);
+        body(queue.execute(None, work.clone()).await).await;
+        body(queue.execute(id, work).await).await;
+        assert_eq!((times.load(Ordering::SeqCst), queue.known.lock().len()), (3, 1));
         drop(queue);
         runner.await.unwrap();
     }

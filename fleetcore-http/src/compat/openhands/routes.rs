@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    body::to_bytes,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
@@ -98,20 +97,16 @@ async fn serve(State(runtime): State<Arc<Runtime>>, request: Request) -> Respons
             }
         }
         Route::Metrics => metrics(&runtime).await,
-        Route::Execute => {
-            let (headers, body) = match body(request, ACTION_MAX).await {
-                Ok(request) => request,
-                Err(refused) => return refused,
-            };
-            let content_type = headers.get(header::CONTENT_TYPE).map(|t| t.to_str().unwrap_or("?"));
-            runtime.execute(hands, &body, content_type).await
-        }
-        Route::UpdateMcp => match body(request, BODY_MAX).await {
+        Route::Execute => match runtime.room.read(request, ACTION_MAX).await {
+            Ok(request) => runtime.execute(hands, request).await,
+            Err(refused) => refused,
+        },
+        Route::UpdateMcp => match runtime.room.read(request, BODY_MAX).await {
             // Tool servers are programs of the host, and this runtime is there to keep its agent from that.
-            Ok((_, body)) if !hands.here() && !Proxy::is_empty(&body) => {
+            Ok(request) if !hands.here() && !Proxy::is_empty(&request.body) => {
                 reply::detail(StatusCode::NOT_IMPLEMENTED, "Tool servers cannot run on this machine yet")
             }
-            Ok((_, body)) => runtime.proxy.update(&body),
+            Ok(request) => runtime.proxy.update(&request.body),
             Err(refused) => refused,
         },
         Route::Files(what) => hands.files(what, request).await,
@@ -150,8 +145,8 @@ async fn elsewhere(runtime: &Arc<Runtime>, request: Request) -> Response {
                 if !kind.to_ascii_lowercase().starts_with(b"application/json") {
                     return reply::text(StatusCode::BAD_REQUEST, None, "Invalid Content-Type header");
                 }
-                return match body(request, ACTION_MAX).await {
-                    Ok((headers, body)) => proxy.message(uri.query(), &headers, &body),
+                return match runtime.room.read(request, ACTION_MAX).await {
+                    Ok(request) => proxy.message(uri.query(), request).await,
                     Err(refused) => refused,
                 };
             }
@@ -164,14 +159,14 @@ async fn elsewhere(runtime: &Arc<Runtime>, request: Request) -> Response {
                 return allowing("POST", reply::text(StatusCode::METHOD_NOT_ALLOWED, None, ""));
             }
             "/mcp/messages" | "/messages" => {
-                return reply::redirect(&address(&uri, request.headers(), &format!("{path}/")));
+                return reply::redirect(&address(&request, &mount, &format!("{path}/")));
             }
             _ => return nothing_mounted(),
         }
     }
     let without = path.trim_end_matches('/');
     if without != path && route(without).is_some() {
-        return reply::redirect(&address(&uri, request.headers(), &format!("{mount}{without}")));
+        return reply::redirect(&address(&request, &mount, without));
     }
     reply::not_found()
 }
@@ -187,23 +182,20 @@ fn allowing(methods: &'static str, mut response: Response) -> Response {
 
 /// The same address without the slash at its end.
 pub(super) fn without_slash(request: &Request, path: &str) -> Response {
-    reply::redirect(&address(request.uri(), request.headers(), path))
+    reply::redirect(&address(request, "", path))
 }
 
-/// The whole address of another path of this server.
-fn address(uri: &Uri, headers: &HeaderMap, path: &str) -> String {
-    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
-    match headers.get(header::HOST).and_then(|h| h.to_str().ok()) {
+/// Another path of this server. The original tells a whole address, which begins with `http`; that is not how clients
+/// reach a server behind TLS. There, and where the routes are part of a larger server, the path alone is told: it means
+/// the same server whatever is in front of it.
+fn address(request: &Request, mount: &str, path: &str) -> String {
+    let headers = request.headers();
+    let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+    let plain = mount.is_empty() && headers.get("x-forwarded-proto").is_none_or(|proto| proto == "http");
+    match headers.get(header::HOST).and_then(|h| h.to_str().ok()).filter(|_| plain) {
         Some(host) => format!("http://{host}{path}{query}"),
-        None => format!("{path}{query}"),
-    }
-}
-
-async fn body(request: Request, limit: usize) -> Result<(HeaderMap, Bytes), Response> {
-    let (parts, body) = request.into_parts();
-    match to_bytes(body, limit).await {
-        Ok(body) => Ok((parts.headers, body)),
-        Err(_) => Err(reply::detail(StatusCode::PAYLOAD_TOO_LARGE, "The body is too large, or ended early")),
+        // Two slashes at the start would mean another host.
+        None => format!("/{}{query}", format!("{mount}{path}").trim_start_matches('/')),
     }
 }
 

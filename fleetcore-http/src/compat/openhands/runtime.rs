@@ -2,19 +2,27 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::{extract::Request, http::StatusCode, response::Response};
-use bytes::Bytes;
+use axum::{
+    extract::Request,
+    http::{StatusCode, header},
+    response::Response,
+};
+use fleetcore::Result;
 use futures::{FutureExt as _, future::BoxFuture};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     action::{self, Act, Deed, Event, Refused},
+    fair::heavy,
     info::Info,
     mcp::Proxy,
     observation::Observation,
     options::Options,
-    queue::{Answer, Queue},
+    queue::{Answer, Id, Queue},
     reply,
     resources::Resources,
+    room::{Room, Whole},
     watch::{self, Watch},
 };
 
@@ -49,8 +57,12 @@ pub(super) struct Runtime {
     pub(super) resources: Resources,
     pub(super) proxy: Arc<Proxy>,
     pub(super) watch: Arc<Watch>,
+    /// For the bodies of requests that wait.
+    pub(super) room: Room,
     queue: Queue,
     hands: OnceLock<Arc<dyn Hands>>,
+    /// Large bodies are understood one after another: what they are made into on the way is larger still.
+    reading: Semaphore,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -60,15 +72,32 @@ impl std::fmt::Debug for Runtime {
 }
 
 impl Runtime {
-    /// One that is not ready yet.
-    pub(super) fn new(
-        options: Options,
-        resources: Resources,
-        queue: Queue,
-        proxy: Arc<Proxy>,
+    /// One that is not ready yet. It takes actions until `stop`.
+    ///
+    /// # Errors
+    /// Those of [`Resources::start`].
+    pub(super) fn start(
+        mut options: Options,
         watch: Arc<Watch>,
-    ) -> Self {
-        Self { options, info: Info::new(), resources, proxy, watch, queue, hands: OnceLock::new() }
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>> {
+        let resources = Resources::start(&mut options)?;
+        let (queue, turns) = Queue::new(stop.clone());
+        tasks.spawn(turns);
+        let dir = options.working_dir.clone().into();
+        let proxy = Proxy::new(options.key.clone(), options.env.clone(), dir, stop);
+        Ok(Arc::new(Self {
+            options,
+            info: Info::new(),
+            resources,
+            proxy,
+            watch,
+            room: Room::new(),
+            queue,
+            hands: OnceLock::new(),
+            reading: Semaphore::new(1),
+        }))
     }
 
     /// Actions that wait for their turn.
@@ -88,14 +117,25 @@ impl Runtime {
     }
 
     /// `/execute_action`.
-    pub(super) async fn execute(
-        self: &Arc<Self>,
-        hands: &Arc<dyn Hands>,
-        body: &Bytes,
-        content_type: Option<&str>,
-    ) -> Response {
-        let Event { act, timeout, named } = match action::parse(body, content_type) {
-            Ok(event) => event,
+    pub(super) async fn execute(self: &Arc<Self>, hands: &Arc<dyn Hands>, request: Whole) -> Response {
+        let Whole { headers, body, held } = request;
+        let understand = move || {
+            let kind = headers.get(header::CONTENT_TYPE).map(|t| t.to_str().unwrap_or("?"));
+            let event = action::parse(&body, kind)?;
+            let id = event.named.then(|| Id::of(&body));
+            Ok((event, id))
+        };
+        let understood = if held.is_some() {
+            let _turn = self.reading.acquire().await;
+            match tokio::task::spawn_blocking(understand).await {
+                Ok(understood) => understood,
+                Err(_) => return reply::unexpected(),
+            }
+        } else {
+            understand()
+        };
+        let (Event { act, timeout, .. }, id) = match understood {
+            Ok(understood) => understood,
             Err(Refused::Invalid(errors)) => return reply::invalid(errors),
             Err(Refused::Internal(text)) => return reply::internal(text),
             Err(Refused::Unreadable) => {
@@ -108,6 +148,8 @@ impl Runtime {
         let (runtime, hands) = (self.clone(), hands.clone());
         let work = move || {
             async move {
+                // What the request carried is part of the action until that is done.
+                let _held = held;
                 runtime.info.begin();
                 let (kind, about) = watch::describe(&act);
                 let mut acting = runtime.watch.began(kind, about);
@@ -131,7 +173,7 @@ impl Runtime {
             }
             .boxed()
         };
-        self.queue.execute(named.then_some(body), work).await
+        self.queue.execute(id, work).await
     }
 }
 
@@ -151,7 +193,7 @@ async fn answer(outcome: Result<Observation, String>) -> Answer {
 
 fn ok(body: Option<Vec<u8>>) -> Answer {
     match body {
-        Some(body) => Answer { status: StatusCode::OK, body: body.into() },
+        Some(body) => Answer { status: StatusCode::OK, body: heavy(body) },
         None => error("the answer cannot be written"),
     }
 }

@@ -7,10 +7,7 @@ use futures::future::BoxFuture;
 
 use super::{
     body::Body,
-    mcp::Proxy,
     options::Options,
-    queue::Queue,
-    resources::Resources,
     routes,
     runtime::{Hands, Runtime},
     watch::Watch,
@@ -32,30 +29,21 @@ pub(super) fn start(options: Options, host: Host) -> Result<Service> {
 
 /// The same with other hands.
 pub(super) fn start_with(
-    mut options: Options,
+    options: Options,
     host: Host,
     watch: Arc<Watch>,
     make: impl FnOnce(Options, App) -> BoxFuture<'static, Result<Arc<dyn Hands>>> + Send + 'static,
 ) -> Result<Service> {
-    let resources = Resources::start(&mut options)?;
-    if options.key.is_none() && !host.address.ip().to_canonical().is_loopback() {
+    let app = host.app;
+    let stop = app.stopping().clone();
+    let runtime = Runtime::start(options, watch, app.tasks(), stop.clone())?;
+    if runtime.options.key.is_none() && !host.address.ip().to_canonical().is_loopback() {
         tracing::warn!(
             address = %host.address,
             "no SESSION_API_KEY: whoever reaches this address can run commands here"
         );
     }
-    let app = host.app;
-    let stop = app.stopping().clone();
-    let (queue, turns) = Queue::new(stop.clone());
-    app.tasks().spawn(turns);
-    let tasks = app.tasks().clone();
-    let proxy = Proxy::new(
-        options.key.clone(),
-        options.env.clone(),
-        options.working_dir.clone().into(),
-        stop.clone(),
-    );
-    let runtime = Arc::new(Runtime::new(options.clone(), resources, queue, proxy, watch));
+    let (tasks, options) = (app.tasks().clone(), runtime.options.clone());
     let service = Service::new(routes::router(runtime.clone())).with_exact_paths();
     Ok(service.with_starting(async move {
         let hands = match stop.run_until_cancelled(make(options, app)).await {

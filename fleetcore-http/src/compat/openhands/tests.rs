@@ -166,6 +166,14 @@ async fn paths_methods_and_slashes() {
     assert_eq!(ask(&router, "HEAD", "/alive", &[], "").await.0, 405);
     let (status, headers, _) = ask(&router, "GET", "/alive/?x=1", &[], "").await;
     assert_eq!((status, headers["location"].as_str()), (307, "http://h:1/alive?x=1"));
+    // Behind TLS, `http` would lead nowhere.
+    let tls = [("x-forwarded-proto", "https")];
+    let (status, headers, _) = ask(&router, "GET", "/alive/?x=1", &tls, "").await;
+    assert_eq!((status, headers["location"].as_str()), (307, "/alive?x=1"));
+    let mounted =
+        router.clone().layer(axum::Extension(super::routes::MountedAt("/api/v1/runtimes/r1".into())));
+    let (status, headers, _) = ask(&mounted, "GET", "/alive/", &[], "").await;
+    assert_eq!((status, headers["location"].as_str()), (307, "/api/v1/runtimes/r1/alive"));
     let (status, _, text) = ask(&router, "GET", "/openapi.json", &[], "").await;
     assert!(status == 200 && text.contains("/execute_action"));
 }

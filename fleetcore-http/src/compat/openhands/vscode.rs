@@ -11,6 +11,7 @@ use tokio::{net::TcpListener, sync::mpsc};
 
 use super::{
     helper::{self, Helper, Output, Start},
+    nolink::Dir,
     options::Options,
     user::{User, chown_tree},
 };
@@ -142,24 +143,10 @@ fn base_path(options: &Options) -> Option<String> {
 
 fn settings(workspace: &Path) -> std::io::Result<()> {
     use std::io::Write as _;
-
-    use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, openat};
-    // The workspace is the agent's, and this may run as root: no link in it is followed.
-    let at = OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let workspace = openat(CWD, workspace, at, Mode::empty())?;
-    match mkdirat(&workspace, ".vscode", Mode::from_raw_mode(0o777)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let dir = openat(&workspace, ".vscode", at | OFlags::NOFOLLOW, Mode::empty())?;
-    let how = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = fs::File::from(openat(&dir, "settings.json", how, Mode::from_raw_mode(0o666))?);
-    if !file.metadata()?.is_file() {
-        return Err(rustix::io::Errno::INVAL.into());
-    }
-    file.set_len(0)?;
+    let dir = Dir::open(workspace)?.inside(".vscode", 0o777, None)?;
+    let mut file = dir.write("settings.json", 0o666)?;
     file.write_all(SETTINGS.as_bytes())?;
-    Ok(fchmod(&file, Mode::from_raw_mode(0o666))?)
+    file.set_permissions(Permissions::from_mode(0o666))
 }
 
 /// In a file, because everybody sees the arguments of a program.

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid};
 
 use super::cgroup::Cgroup;
-use crate::CommandId;
+use crate::{CommandId, sys::procfs};
 
 /// Set in every command to its id. Descendants inherit it, which is how those are found that left the process
 /// group and the terminal session, as daemons do.
@@ -61,9 +61,9 @@ impl Tree {
         let result = kill_process_group(self.pid, signal);
         if self.terminal {
             let mut groups = vec![self.pid];
-            for (_, stat) in processes().filter_map(|p| Some((p, Stat::of(p)?))) {
-                if stat.session == self.pid.as_raw_nonzero().get()
-                    && let Some(group) = Pid::from_raw(stat.group)
+            for stat in procfs::ids().filter_map(procfs::Stat::of) {
+                if stat.session() == Some(self.pid.as_raw_nonzero().get())
+                    && let Some(group) = stat.group().and_then(Pid::from_raw)
                     && !groups.contains(&group)
                 {
                     let _ = kill_process_group(group, signal);
@@ -171,12 +171,13 @@ fn kill_matching(batch: &[Request]) {
         let marked = marker(pid).is_some_and(|id| batch.iter().any(|r| r.0.id == id));
         marked
             || (!sessions.is_empty()
-                && Stat::of(pid).is_some_and(|s| s.alive() && sessions.contains(&s.session)))
+                && procfs::Stat::of(pid.as_raw_nonzero().get())
+                    .is_some_and(|s| s.is_alive() && s.session().is_some_and(|s| sessions.contains(&s))))
     };
     let mut killed: HashMap<Pid, OwnedFd> = HashMap::new();
     loop {
         let mut fresh = Vec::new();
-        for pid in processes().filter(|p| *p != own) {
+        for pid in procfs::ids().filter_map(Pid::from_raw).filter(|p| *p != own) {
             let known = killed.get(&pid).is_some_and(|fd| !is_dead(fd));
             if known || !matches(pid) {
                 continue;
@@ -263,22 +264,15 @@ pub(in crate::backends) fn is_dead(_fd: &OwnedFd) -> bool {
     true
 }
 
-/// All processes there are. Empty where there is no `/proc`.
-fn processes() -> impl Iterator<Item = Pid> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|e| Pid::from_raw(e.file_name().to_str()?.parse().ok()?))
-}
-
 /// The command a process belongs to by its environment, if it is alive and ours to see.
 #[cfg(target_os = "linux")]
 fn marker(pid: Pid) -> Option<[u8; 36]> {
-    let environ = std::fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).ok()?;
-    marker_in(&environ)
+    marker_in(&procfs::environ(pid.as_raw_nonzero().get())?)
 }
 
 #[cfg(any(target_os = "linux", test))]
 fn marker_in(environ: &[u8]) -> Option<[u8; 36]> {
-    marker_of(environ.split(|b| *b == 0))
+    marker_of(procfs::entries(environ))
 }
 
 /// The command that the entries of an environment name.
@@ -288,45 +282,9 @@ fn marker_of<'a>(entries: impl Iterator<Item = &'a [u8]>) -> Option<[u8; 36]> {
     values.next()?.try_into().ok()
 }
 
-/// What matters of `/proc/PID/stat`.
-#[derive(Debug, PartialEq)]
-struct Stat {
-    state: u8,
-    group: i32,
-    session: i32,
-}
-
-impl Stat {
-    fn of(pid: Pid) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?)
-    }
-
-    /// `pid (name) state ppid pgrp session …`; the name may contain anything, parentheses and non-UTF-8 too.
-    fn parse(stat: &[u8]) -> Option<Self> {
-        let rest = stat.get(memchr::memrchr(b')', stat)? + 1..)?;
-        let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
-        let state = *fields.next()?.as_bytes().first()?;
-        let mut numbers = fields.skip(1).map_while(|f| f.parse().ok());
-        Some(Self { state, group: numbers.next()?, session: numbers.next()? })
-    }
-
-    #[cfg(target_os = "linux")]
-    fn alive(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X')
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_processes_cannot_confuse_the_parser() {
-        let stat = Stat::parse(b"7 (a) R 1 2 (\xff b) S 1 42 43 0 -1 4194560").unwrap();
-        assert_eq!(stat, Stat { state: b'S', group: 42, session: 43 });
-        assert_eq!(Stat::parse(b""), None);
-        assert_eq!(Stat::parse(b"7 (x) S 1"), None);
-    }
 
     #[test]
     fn the_marker_is_a_whole_variable() {

@@ -6,7 +6,11 @@ use std::{
 };
 
 use super::state::Spec;
-use crate::{MachineId, backends::local::own_cgroup};
+use crate::{
+    MachineId,
+    backends::local::own_cgroup,
+    sys::cgroup::{hand_out, limit_memory},
+};
 
 /// How the limits of one sandbox are enforced.
 #[derive(Debug, Default)]
@@ -35,16 +39,13 @@ impl Limits {
 
     fn by_cgroup(name: &MachineId, spec: &Spec) -> io::Result<Self> {
         let parent = own_cgroup().ok_or(io::ErrorKind::Unsupported)?;
-        let active = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
         let wanted = [
             ("memory", spec.memory_bytes.is_some()),
             ("cpu", spec.cpus.is_some()),
             ("pids", spec.processes.is_some()),
         ];
         for (controller, _) in wanted.iter().filter(|(_, wanted)| *wanted) {
-            if !active.split_ascii_whitespace().any(|c| c == *controller) {
-                fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"))?;
-            }
+            hand_out(&parent, controller)?;
         }
         // The process id keeps two servers apart that have a sandbox of the same name.
         sweep(&parent);
@@ -55,9 +56,7 @@ impl Limits {
         }
         let limits = Self { cgroup: Some(dir.clone()), ..Self::default() };
         if let Some(bytes) = spec.memory_bytes {
-            fs::write(dir.join("memory.max"), bytes.to_string())?;
-            // Without this the limit would only move memory to the swap.
-            let _ = fs::write(dir.join("memory.swap.max"), "0");
+            limit_memory(&dir, bytes)?;
         }
         if let Some(cpus) = spec.cpus {
             // Microseconds of processor time in each 100 ms (Documentation/admin-guide/cgroup-v2.rst, cpu.max).

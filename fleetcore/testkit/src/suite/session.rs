@@ -60,6 +60,7 @@ pub fn all() -> Vec<Case<Shell>> {
         expected_text_comes_before_the_end,
         a_program_is_answered_by_keys,
         two_waiters_get_the_same_turn,
+        an_interrupt_between_two_programs_is_heeded,
         a_dropped_run_can_be_resumed,
         there_must_be_something_to_resume,
         forged_marks_mean_nothing,
@@ -109,14 +110,11 @@ fn code(turn: &Turn) -> Option<i32> {
     }
 }
 
-/// Interrupts until it helps: a shell that is just forking loses a signal, and a person presses the key again.
+/// Interrupts what runs, which must end of it.
 async fn stop(session: &dyn Session) -> Turn {
-    loop {
-        let turn = session.interrupt(WaitPolicy::soft(ms(200))).await.unwrap();
-        if !matches!(turn.status, TurnStatus::Running(_)) {
-            return turn;
-        }
-    }
+    let turn = session.interrupt(WaitPolicy::soft(PATIENCE)).await.unwrap();
+    assert!(!matches!(turn.status, TurnStatus::Running(_)), "{turn:?}");
+    turn
 }
 
 fn ms(n: u64) -> Duration {
@@ -338,11 +336,21 @@ async fn two_waiters_get_the_same_turn(shell: Arc<Shell>) {
         let waiter =
             tokio::spawn(async move { other.run("sleep 1000", WaitPolicy::forever()).await.unwrap() });
         until!("the command is typed", s.info().busy);
-        // Once: it must not get lost on a shell that is just about to start the program.
-        let a = s.interrupt(WaitPolicy::forever()).await.unwrap();
-        assert_eq!((&a, code(&a)), (&waiter.await.unwrap(), Some(130)));
+        let a = stop(&*s).await;
+        assert_eq!(a, waiter.await.unwrap());
         assert_eq!(run(&*s, "echo fine").await, (Some(0), "fine\n".into()));
     }
+}
+
+async fn an_interrupt_between_two_programs_is_heeded(shell: Arc<Shell>) {
+    let s = shell.open().await;
+    for _ in 0..40 {
+        let begun = WaitPolicy::soft(PATIENCE).with_expect("begun\n");
+        let turn = s.run("echo begun; sleep 1000", begun).await.unwrap();
+        assert_eq!(turn.status, TurnStatus::Running(HandedBack::Expected { index: 0 }));
+        assert_eq!(code(&stop(&*s).await), Some(130));
+    }
+    assert_eq!(run(&*s, "echo fine").await, (Some(0), "fine\n".into()));
 }
 
 async fn a_dropped_run_can_be_resumed(shell: Arc<Shell>) {

@@ -4,8 +4,10 @@ use serde_json::Value;
 
 use super::{
     super::{
-        files::Bound,
+        edit::EditArgs,
+        files::{Bound, ReadArgs, WriteArgs},
         python::{Dict, Py, Raw},
+        shell::RunArgs,
     },
     classes::{self, Class},
 };
@@ -35,23 +37,12 @@ pub(in super::super) enum Act {
 /// What the shell, the files and the kernel do.
 #[derive(Clone, Debug, PartialEq)]
 pub(in super::super) enum Deed {
-    Run(Run),
+    Run(RunArgs),
     Cell(Cell),
-    Read(Read),
-    Write(Write),
-    Edit(Edit),
+    Read(ReadArgs),
+    Write(WriteArgs),
+    Edit(EditArgs),
     Browse(Browse),
-}
-
-/// A command for the shell.
-#[derive(Clone, Debug, PartialEq)]
-pub(in super::super) struct Run {
-    pub(in super::super) command: String,
-    pub(in super::super) is_input: bool,
-    pub(in super::super) blocking: bool,
-    pub(in super::super) is_static: bool,
-    pub(in super::super) cwd: Option<String>,
-    pub(in super::super) hidden: bool,
 }
 
 /// Code for the kernel.
@@ -59,37 +50,6 @@ pub(in super::super) struct Run {
 pub(in super::super) struct Cell {
     pub(in super::super) code: String,
     pub(in super::super) include_extra: bool,
-}
-
-/// A file to read.
-#[derive(Clone, Debug, PartialEq)]
-pub(in super::super) struct Read {
-    pub(in super::super) path: String,
-    pub(in super::super) start: i64,
-    pub(in super::super) end: i64,
-    /// With the editor's eyes.
-    pub(in super::super) editor: bool,
-    pub(in super::super) view_range: Option<Value>,
-}
-
-/// A file to write.
-#[derive(Clone, Debug, PartialEq)]
-pub(in super::super) struct Write {
-    pub(in super::super) path: String,
-    pub(in super::super) content: String,
-    pub(in super::super) start: Bound,
-    pub(in super::super) end: Bound,
-}
-
-/// A file to edit. What is not a path is checked by the editor, which has its own words for it.
-#[derive(Clone, Debug, PartialEq)]
-pub(in super::super) struct Edit {
-    pub(in super::super) path: String,
-    pub(in super::super) command: Value,
-    pub(in super::super) file_text: Value,
-    pub(in super::super) old_str: Value,
-    pub(in super::super) new_str: Value,
-    pub(in super::super) insert_line: Value,
 }
 
 /// Something for the browser.
@@ -313,7 +273,7 @@ fn act(class: &'static Class, args: &Dict) -> Act {
     let raw = |name: &str| args.get(name).map_or(Value::Null, Py::json);
     let deed = |deed| Ok(Act::Do(Box::new(deed)));
     let act = || match class.name {
-        "run" => deed(Deed::Run(Run {
+        "run" => deed(Deed::Run(RunArgs {
             command: text("command", "")
                 .map_err(|kind| Act::Wrong(format!("'{kind}' object has no attribute 'strip'")))?,
             is_input: flag("is_input", false),
@@ -327,14 +287,14 @@ fn act(class: &'static Class, args: &Dict) -> Act {
                 .map_err(|kind| Act::Failed(format!("code must be a string, not {kind}")))?,
             include_extra: flag("include_extra", true),
         })),
-        "read" => deed(Deed::Read(Read {
+        "read" => deed(Deed::Read(ReadArgs {
             path: path(&|kind| format!("'{kind}' object has no attribute 'endswith'"))?,
             start: number("start", 0)?,
             end: number("end", -1)?,
             editor: args.get("impl_source").and_then(Py::str) == Some("oh_aci"),
-            view_range: args.get("view_range").map(Py::json).filter(|v| !v.is_null()),
+            view_range: raw("view_range"),
         })),
-        "write" => deed(Deed::Write(Write {
+        "write" => deed(Deed::Write(WriteArgs {
             path: path(&|kind| {
                 format!(
                     "argument should be a str or an os.PathLike object where __fspath__ returns a str, not '{kind}'"
@@ -349,7 +309,7 @@ fn act(class: &'static Class, args: &Dict) -> Act {
         "edit" if args.get("impl_source").is_some_and(|s| s.str() != Some("oh_aci")) => {
             Ok(Act::Failed(String::new()))
         }
-        "edit" => deed(Deed::Edit(Edit {
+        "edit" => deed(Deed::Edit(EditArgs {
             path: path(&|_| {
                 let sent = args.get("path").unwrap_or(&Py::None);
                 format!("all arguments must be str, not: {sent}")

@@ -17,7 +17,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use super::{
-    super::files::{Workspace, posix},
+    super::{
+        fair::Fair,
+        files::{Workspace, posix},
+    },
     format::{Layout, Planned, Written},
     refuse::{failed, unprocessable},
 };
@@ -26,6 +29,8 @@ use super::{
 const FILES_MAX: usize = 1_000_000;
 /// Deepest tree that is walked; links to directories are not entered, so only real ones count.
 const DEPTH_MAX: usize = 256;
+/// From as many files on, what is done for each of them takes long.
+const MANY: usize = 1000;
 /// Pieces that may wait for a slow client.
 const WAITING: usize = 2;
 /// What gaps are filled with at once.
@@ -46,7 +51,10 @@ pub(in super::super) async fn download(workspace: &Workspace, request: Request) 
     let files = workspace.files.clone();
     let Ok(info) = files.stat(&path).await else { return failed("404: File not found") };
     match walk(&files, &posix(&path), info).await {
-        Ok(tree) => answer(files, tree, &path, request.headers()),
+        Ok(tree) => match planned(tree).await {
+            Ok(plan) => answer(files, plan, &path, request.headers()),
+            Err(e) => failed(e.to_string()),
+        },
         Err(e) => failed(e.message()),
     }
 }
@@ -123,10 +131,26 @@ async fn walk(files: &Files, top: &str, info: FileInfo) -> Result<Found> {
     Ok(found)
 }
 
-fn answer(files: Files, found: Found, path: &str, headers: &HeaderMap) -> Response {
-    let layout = Layout::of(&found.plan);
-    let tag = found.tag();
-    let newest = found.plan.iter().filter_map(|file| file.modified_at).max();
+/// What is known of an archive before it is written.
+struct Plan {
+    found: Found,
+    layout: Layout,
+    tag: String,
+    newest: Option<Timestamp>,
+}
+
+/// Looks through all files that were found. Of many, on a thread that may be busy.
+async fn planned(found: Found) -> Result<Plan, tokio::task::JoinError> {
+    let many = found.plan.len() > MANY;
+    let plan = move || {
+        let newest = found.plan.iter().filter_map(|file| file.modified_at).max();
+        Plan { layout: Layout::of(&found.plan), tag: found.tag(), newest, found }
+    };
+    if many { tokio::task::spawn_blocking(plan).await } else { Ok(plan()) }
+}
+
+fn answer(files: Files, plan: Plan, path: &str, headers: &HeaderMap) -> Response {
+    let Plan { found, layout, tag, newest } = plan;
     let mut reply = HeaderMap::new();
     let mut set = |name, value: String| HeaderValue::try_from(value).map(|value| reply.insert(name, value));
     let _ = set(header::CONTENT_TYPE, "application/zip".to_owned());
@@ -156,7 +180,7 @@ fn answer(files: Files, found: Found, path: &str, headers: &HeaderMap) -> Respon
     let writer = Writer { files, found: Arc::new(found), layout, window, at: 0, sender };
     // Ends with the client: a piece that nobody takes is the last.
     tokio::spawn(writer.run());
-    (status, reply, Body::from_stream(pieces)).into_response()
+    (status, reply, Body::from_stream(Fair::new(pieces))).into_response()
 }
 
 fn disposition(path: &str) -> String {
@@ -249,19 +273,32 @@ impl Writer {
                 written.push(Written { plan: n, size, crc, offset });
             }
         }
-        let mut table = BytesMut::new();
-        for entry in &written {
-            if let Some(plan) = found.plan.get(entry.plan) {
-                table.extend_from_slice(&plan.listed(entry));
+        let count = written.len();
+        let list = {
+            let found = Arc::clone(&found);
+            move || {
+                let mut table = BytesMut::new();
+                for entry in &written {
+                    if let Some(plan) = found.plan.get(entry.plan) {
+                        table.extend_from_slice(&plan.listed(entry));
+                    }
+                }
+                table
             }
-        }
+        };
+        let table = if count > MANY {
+            let failed = |e: tokio::task::JoinError| Error::new(ErrorKind::Unavailable, e.to_string());
+            tokio::task::spawn_blocking(list).await.map_err(|e| Stop::Broken(failed(e)))?
+        } else {
+            list()
+        };
         let size = table.len() as u64;
         while self.at < self.layout.table_at(size) {
             let gap = usize::try_from(self.layout.table_at(size) - self.at).unwrap_or(usize::MAX);
             self.put(Bytes::from_static(ZEROS.get(..gap).unwrap_or(ZEROS))).await?;
         }
         self.put(table.freeze()).await?;
-        self.put(self.layout.end(written.len(), size).into()).await
+        self.put(self.layout.end(count, size).into()).await
     }
 
     /// Writes one file; checksum and size of what was written, `None` if it is gone or may not be read.

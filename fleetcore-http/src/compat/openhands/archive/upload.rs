@@ -1,18 +1,19 @@
 //! `POST /upload_file`: one file, or an archive that is unpacked.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fs::File, time::Duration};
 
 use axum::{
     Json,
     extract::{
         DefaultBodyLimit, FromRequest, Query, Request,
-        multipart::{Field, Multipart},
+        multipart::{Field, Multipart, MultipartError},
     },
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use fleetcore::{ByteStream, Error, ErrorKind, FileKind, WriteOptions};
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
@@ -24,6 +25,16 @@ use super::{
 
 /// Largest upload. The original has no limit but its disk.
 const UPLOAD_MAX_BYTES: u64 = 64 << 30;
+/// Largest archive for another machine: it is kept on a disk of this host on its way.
+const PASSING_MAX_BYTES: u64 = 4 << 30;
+/// What is left free of a disk an archive is kept on, or a tenth of a small one.
+const RESERVE_BYTES: u64 = 1 << 30;
+/// How often that is looked at.
+const LOOK_EVERY_BYTES: u64 = 16 << 20;
+/// How much more is read of an upload that is refused, and for how long: clients that send all before they listen get to
+/// know why. Then the connection is closed.
+const DRAIN_MAX_BYTES: usize = 64 << 20;
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
 /// Pieces that may wait for a slow machine.
 const WAITING: usize = 4;
 
@@ -71,9 +82,8 @@ pub(in super::super) async fn upload(workspace: &Workspace, mut request: Request
             return missing();
         }
         let outcome = store(workspace, &destination, recursive, &filename, &mut field).await;
-        // A client that is still sending would not see the answer.
-        while let Ok(Some(_)) = field.chunk().await {}
-        return match outcome {
+        let read = outcome.is_ok() || drained(&mut field, DRAIN_MAX_BYTES, DRAIN_LIMIT).await;
+        let mut response = match outcome {
             Ok(()) => {
                 let sent =
                     json!({ "filename": filename, "destination": destination, "recursive": recursive });
@@ -81,7 +91,30 @@ pub(in super::super) async fn upload(workspace: &Workspace, mut request: Request
             }
             Err(detail) => failed(detail),
         };
+        if !read {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        return response;
     }
+}
+
+/// Reads what a client still sends, so that it sees the answer. Whether that has ended.
+async fn drained<E>(
+    pieces: &mut (impl Stream<Item = Result<Bytes, E>> + Unpin),
+    most: usize,
+    limit: Duration,
+) -> bool {
+    let all = async {
+        let mut left = most;
+        while let Some(Ok(piece)) = pieces.next().await {
+            match left.checked_sub(piece.len()) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
+    };
+    tokio::time::timeout(limit, all).await.unwrap_or(false)
 }
 
 fn bad_request(detail: &str) -> Response {
@@ -126,7 +159,8 @@ async fn store(
             None => python_error(&e, &path),
         });
     }
-    let archive = spooled(field).await?;
+    let spool = spool(workspace.here.then(|| destination.to_owned())).await?;
+    let archive = spooled(field, spool).await?;
     let to = if to.is_empty() { "/" } else { to };
     unpack(&workspace.files, archive, to).await.map_err(|failure| match failure {
         Failure::NotAZip => format!("{path} is not a zip file"),
@@ -202,20 +236,94 @@ async fn file(workspace: &Workspace, path: &str, field: &mut Field<'_>) -> fleet
     written.map(drop)
 }
 
-/// An archive in a file without a name, which is gone with its descriptor.
-async fn spooled(field: &mut Field<'_>) -> Result<std::fs::File, String> {
+/// A file without a name, which is gone with its descriptor.
+struct Spool {
+    file: File,
+    most: u64,
+}
+
+/// On the disk the archive is unpacked to, when that is one of this host: there it has to fit anyway. Otherwise in this
+/// host's own place for such files.
+async fn spool(near: Option<String>) -> Result<Spool, String> {
+    let make = move || {
+        if let Some(Ok(file)) = near.map(tempfile::tempfile_in) {
+            return Ok(Spool { file, most: UPLOAD_MAX_BYTES });
+        }
+        tempfile::tempfile().map(|file| Spool { file, most: PASSING_MAX_BYTES })
+    };
+    let made = tokio::task::spawn_blocking(make).await.map_err(|e| e.to_string())?;
+    made.map_err(|e| e.to_string())
+}
+
+/// Whether a disk has room for more than what is left free.
+fn has_room(file: &File) -> bool {
+    let Ok(disk) = rustix::fs::fstatvfs(file) else { return true };
+    let total = disk.f_blocks.saturating_mul(disk.f_frsize);
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    free > RESERVE_BYTES.min(total / 10)
+}
+
+/// The archive.
+async fn spooled(
+    pieces: &mut (impl Stream<Item = Result<Bytes, MultipartError>> + Unpin),
+    spool: Spool,
+) -> Result<File, String> {
     let text = |e: std::io::Error| e.to_string();
-    let spool =
-        tokio::task::spawn_blocking(tempfile::tempfile).await.map_err(|e| e.to_string())?.map_err(text)?;
-    let mut spool = tokio::fs::File::from_std(spool);
-    let mut total = 0;
-    while let Some(piece) = field.chunk().await.map_err(|e| e.body_text())? {
+    let Spool { file, most } = spool;
+    let mut spool = tokio::fs::File::from_std(file);
+    let (mut total, mut looked) = (0, 0);
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|e| e.body_text())?;
         total += piece.len() as u64;
-        if total > UPLOAD_MAX_BYTES {
+        if total > most {
             return Err("upload is too large".to_owned());
+        }
+        if total >= looked {
+            looked = total + LOOK_EVERY_BYTES;
+            let file = spool.try_clone().await.map_err(text)?.into_std().await;
+            if !tokio::task::spawn_blocking(move || has_room(&file)).await.unwrap_or(true) {
+                return Err("[Errno 28] No space left on device".to_owned());
+            }
         }
         spool.write_all(&piece).await.map_err(text)?;
     }
     spool.flush().await.map_err(text)?;
     Ok(spool.into_std().await)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    fn pieces(count: usize) -> impl Stream<Item = Result<Bytes, MultipartError>> + Unpin {
+        stream::iter((0..count).map(|_| Ok(Bytes::from_static(&[b'x'; 1000]))))
+    }
+
+    #[tokio::test]
+    async fn a_spool_is_where_it_is_unpacked_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let near = spool(Some(dir.path().display().to_string())).await.unwrap();
+        assert_eq!(near.most, UPLOAD_MAX_BYTES);
+        assert_eq!(near.file.metadata().unwrap().dev(), dir.path().metadata().unwrap().dev());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it has no name");
+        for elsewhere in [None, Some("/nowhere/at/all".to_owned())] {
+            assert_eq!(spool(elsewhere).await.unwrap().most, PASSING_MAX_BYTES);
+        }
+        let bounded = |most| Spool { file: tempfile::tempfile().unwrap(), most };
+        assert_eq!(
+            spooled(&mut pieces(10), bounded(10_000)).await.unwrap().metadata().unwrap().len(),
+            10_000
+        );
+        assert_eq!(spooled(&mut pieces(11), bounded(10_000)).await.unwrap_err(), "upload is too large");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_is_not_read_for_ever() {
+        let limit = Duration::from_secs(20);
+        assert!(drained(&mut pieces(10), 10_000, limit).await);
+        assert!(!drained(&mut pieces(1_000_000), 10_000, limit).await);
+        assert!(!drained(&mut pieces(3).chain(stream::pending()), 10_000, limit).await);
+    }
 }

@@ -387,6 +387,7 @@ impl Page {
             Step::Message => Ok(()),
             Step::Raise(text) => raised(text.clone()),
             Step::Noop(ms) => {
+                // To pass this time is all that it is for.
                 tokio::time::sleep(Duration::from_secs_f64(ms.clamp(0.0, NOOP) / 1000.0)).await;
                 Ok(())
             }

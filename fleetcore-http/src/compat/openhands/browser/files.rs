@@ -1,7 +1,4 @@
-//! Files that browsing leaves in the workspace: screenshots and downloads.
-//!
-//! The workspace belongs to the agent, which may be somebody else than the server: no link in it is followed, and
-//! nothing in it is written over.
+//! Files that browsing leaves in the workspace: screenshots and downloads. Nothing in it is written over.
 
 use std::{
     fs::File,
@@ -9,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use super::super::nolink::{Dir, Owner};
 
 /// Where screenshots are.
 const SCREENSHOTS: &str = ".browser_screenshots";
@@ -51,7 +48,7 @@ pub(super) struct Download {
 pub(super) struct Place {
     pub(super) dir: PathBuf,
     /// Whose new files are.
-    pub(super) owner: Option<(u32, u32)>,
+    pub(super) owner: Owner,
 }
 
 impl Place {
@@ -66,29 +63,12 @@ impl Place {
     }
 
     /// A directory of ours in the workspace, made when it is missing.
-    fn inside(&self, name: &str) -> io::Result<File> {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let parent = rustix::fs::openat(CWD, &self.dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o775)) {
-            Ok(()) => {
-                if let Some((uid, gid)) = self.owner {
-                    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-                    rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
-                }
-            }
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(File::from(rustix::fs::openat(&parent, name, flags, Mode::empty())?))
+    fn inside(&self, name: &str) -> io::Result<Dir> {
+        Dir::open(&self.dir)?.inside(name, 0o775, self.owner)
     }
 
-    fn create(&self, dir: &File, name: &str) -> io::Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o664))?);
-        if let Some((uid, gid)) = self.owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-        }
-        Ok(file)
+    fn create(&self, dir: &Dir, name: &str) -> io::Result<File> {
+        dir.create(name, 0o664, self.owner)
     }
 
     /// Keeps a screenshot; where it is.
@@ -116,16 +96,11 @@ impl Place {
 
     /// Copies a download to where the agent finds it; where that is. `count` is how many there were.
     pub(super) fn take(&self, name: &str, count: usize) -> io::Result<PathBuf> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let downloads = self.inside(DOWNLOADS)?;
-        let mut from = File::from(rustix::fs::openat(&downloads, name, flags, Mode::empty())?);
-        if !from.metadata()?.is_file() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        let mut from = self.inside(DOWNLOADS)?.read(name)?;
         let mut head = Vec::new();
         (&mut from).take(64).read_to_end(&mut head)?;
         let end = ending(&head, name);
-        let workspace = File::open(&self.dir)?;
+        let workspace = Dir::open(&self.dir)?;
         let mut number = count;
         let (path, mut to) = loop {
             let target = format!("file_{number}{end}");

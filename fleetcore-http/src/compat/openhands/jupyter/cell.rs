@@ -9,10 +9,16 @@ pub(super) struct Said {
     any: bool,
     pub(super) images: Vec<String>,
     too_much: bool,
+    /// Bytes of the images.
+    shown: usize,
+    /// How many there was no room for, and their bytes.
+    left_out: (usize, usize),
 }
 
 /// More text than any client reads; the rest is dropped.
 const TEXT_MAX: usize = 64 << 20;
+/// The same for images, as they are sent: some hundred plots.
+const IMAGES_MAX: usize = 32 << 20;
 
 impl Said {
     /// Takes one message of the kernel.
@@ -32,7 +38,12 @@ impl Said {
                 MediaType::Plain(text) => self.push(text),
                 MediaType::Png(data) => {
                     self.any = true;
+                    if self.shown + data.len() > IMAGES_MAX {
+                        self.left_out = (self.left_out.0 + 1, self.left_out.1 + data.len());
+                        continue;
+                    }
                     let data: String = data.split_ascii_whitespace().collect();
+                    self.shown += data.len();
                     self.images.push(format!("data:image/png;base64,{data}"));
                 }
                 _ => {}
@@ -51,12 +62,18 @@ impl Said {
 
     /// All of it, as the original shows it.
     pub(super) fn text(&self) -> String {
-        if !self.any || self.text.is_empty() {
+        if self.left_out.0 == 0 && (!self.any || self.text.is_empty()) {
             return "[Code executed successfully with no output]".to_owned();
         }
         let mut text = without_colours(&self.text).trim_end().to_owned();
         if self.too_much {
             text.push_str("\n[... Observation truncated due to length ...]");
+        }
+        if let (count @ 1.., bytes) = self.left_out {
+            text.push_str(&format!(
+                "\n[... {count} images of {bytes} bytes together left out: the images of a cell may have {} MiB ...]",
+                IMAGES_MAX >> 20
+            ));
         }
         text
     }
@@ -95,9 +112,29 @@ fn colour(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use jupyter_protocol::{ErrorOutput, StreamContent};
+    use jupyter_protocol::{DisplayData, ErrorOutput, StreamContent};
 
     use super::*;
+
+    #[test]
+    fn images_are_bounded_and_what_is_left_out_is_told() {
+        let mut said = Said::default();
+        let image = |bytes: usize| {
+            let media = Media { content: vec![MediaType::Png("x".repeat(bytes))] };
+            JupyterMessageContent::from(DisplayData { data: media, ..DisplayData::default() })
+        };
+        said.take(&image(1000));
+        assert_eq!(said.text(), "[Code executed successfully with no output]");
+        for _ in 0..5 {
+            said.take(&image(10 << 20));
+        }
+        assert!(
+            said.images.len() == 4 && said.images.iter().map(String::len).sum::<usize>() < IMAGES_MAX + 200
+        );
+        assert!(said.text().contains("[... 2 images of 20971520 bytes together left out"), "{}", said.text());
+        said.take(&image(1000));
+        assert_eq!(said.images.len(), 5, "a small one still fits");
+    }
 
     #[test]
     fn text_is_cleaned_as_in_the_original() {

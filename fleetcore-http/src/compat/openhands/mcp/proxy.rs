@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 use rmcp::model::CallToolRequestParams;
 use secrecy::SecretString;
 use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -35,6 +36,8 @@ pub(in super::super) struct Proxy {
     current: RwLock<Option<Arc<Set>>>,
     pub(super) sessions: Sessions,
     pub(super) stop: CancellationToken,
+    /// Large messages are understood one after another.
+    pub(super) reading: Semaphore,
 }
 
 /// One configuration.
@@ -58,6 +61,7 @@ impl Proxy {
             current: RwLock::default(),
             sessions: Sessions::default(),
             stop,
+            reading: Semaphore::new(1),
         })
     }
 

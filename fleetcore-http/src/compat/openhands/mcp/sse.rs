@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{auth, reply},
+    super::{auth, reply, room::Whole},
     proxy::Proxy,
 };
 
@@ -114,13 +114,9 @@ impl Proxy {
     }
 
     /// `POST /mcp/messages/`: the answer comes through the stream.
-    pub(in super::super) fn message(
-        self: &Arc<Self>,
-        query: Option<&str>,
-        headers: &HeaderMap,
-        body: &[u8],
-    ) -> Response {
-        if let Some(refused) = auth::bearer_refusal(self.key.as_ref(), headers) {
+    pub(in super::super) async fn message(self: &Arc<Self>, query: Option<&str>, request: Whole) -> Response {
+        let Whole { headers, body, held } = request;
+        if let Some(refused) = auth::bearer_refusal(self.key.as_ref(), &headers) {
             return refused;
         }
         let pairs: Vec<(String, String)> =
@@ -131,8 +127,15 @@ impl Proxy {
         let Some(session) = self.sessions.0.lock().get(&id).cloned() else {
             return reply::text(StatusCode::NOT_FOUND, None, "Could not find session");
         };
-        let message = match serde_json::from_slice::<Value>(body) {
-            Ok(message) if message.is_object() => message,
+        let read = move || serde_json::from_slice::<Value>(&body).ok();
+        let message = if held.is_some() {
+            let Ok(_turn) = self.reading.acquire().await else { return reply::unexpected() };
+            tokio::task::spawn_blocking(read).await.ok().flatten()
+        } else {
+            read()
+        };
+        let message = match message {
+            Some(message) if message.is_object() => message,
             _ => return reply::text(StatusCode::BAD_REQUEST, None, "Could not parse message"),
         };
         if message.get("method").and_then(Value::as_str) == Some("notifications/cancelled") {
@@ -148,7 +151,7 @@ impl Proxy {
             let id = message.get("id").map(Value::to_string).unwrap_or_default();
             session.calls.lock().insert(id.clone(), call.clone());
             tokio::spawn(async move {
-                let _place = place;
+                let _holds = (place, held);
                 let work = async {
                     if let Some(answer) = proxy.answer(&message).await {
                         // Fails when the client has gone.

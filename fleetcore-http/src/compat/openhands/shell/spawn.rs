@@ -20,7 +20,7 @@ const QUIET: &str = "PS2=";
 const ALIAS: &str = r#"PS2=; alias git="git --no-pager""#;
 
 /// Arguments of a `run` action.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(in crate::compat::openhands) struct RunArgs {
     /// The command, or what to type into the program that runs.
     pub(in crate::compat::openhands) command: String,

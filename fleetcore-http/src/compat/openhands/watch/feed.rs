@@ -63,6 +63,8 @@ struct Following {
     shell: u64,
     /// `None`: it is over, or was never there.
     stream: Option<Box<dyn CommandStream>>,
+    /// It was over before it could be read.
+    missed: bool,
     /// What was read beyond a limit.
     rest: Option<Bytes>,
     /// The beginning of a character.
@@ -74,10 +76,21 @@ struct Following {
 enum Piece {
     Text(Offset, String),
     Binary(Offset, String),
-    Gap(Offset, Offset),
+    /// Without an end, nobody knows how much it was.
+    Gap(Offset, Option<Offset>),
 }
 
 impl Following {
+    /// What there was before something happened, if it cannot be read any more.
+    fn missing(&mut self, limit: Option<Offset>) -> Option<Piece> {
+        if !std::mem::take(&mut self.missed) || limit.is_some_and(|limit| self.at >= limit) {
+            return None;
+        }
+        let from = self.at;
+        self.at = limit.unwrap_or(from);
+        Some(Piece::Gap(from, limit))
+    }
+
     /// The next piece up to `limit`; `None` at the limit, and at the end of the shell. Cancel-safe.
     async fn next(&mut self, limit: Option<Offset>) -> Option<Piece> {
         loop {
@@ -93,7 +106,7 @@ impl Following {
                         Some(Ok(CommandEvent::Gap { from, to })) => {
                             self.held.clear();
                             self.at = to;
-                            return Some(Piece::Gap(from, to));
+                            return Some(Piece::Gap(from, Some(to)));
                         }
                         Some(Ok(CommandEvent::State(_))) => continue,
                         // The end, and whatever else leads nowhere.
@@ -249,7 +262,11 @@ impl Feed {
         if self.now.as_ref().is_none_or(|now| now.shell != place.shell) {
             self.turn_to(place.shell).await;
         }
-        let piece = self.now.as_mut()?.next(place.to).await?;
+        let now = self.now.as_mut()?;
+        let piece = match now.missing(place.to) {
+            Some(gap) => gap,
+            None => now.next(place.to).await?,
+        };
         Some(self.piece(piece))
     }
 
@@ -261,7 +278,8 @@ impl Feed {
             Some(session) => session.stream(at).await.ok(),
             None => None,
         };
-        self.now = Some(Following { shell, stream, rest: None, held: Vec::new(), at });
+        let missed = stream.is_none();
+        self.now = Some(Following { shell, stream, missed, rest: None, held: Vec::new(), at });
     }
 
     fn piece(&mut self, piece: Piece) -> Bytes {
@@ -280,7 +298,9 @@ impl Feed {
                 "output",
                 &json!({ "action": action, "shell": shell, "offset": at.0, "base64": data }),
             ),
-            Piece::Gap(from, to) => self.event("gap", &json!({ "shell": shell, "from": from.0, "to": to.0 })),
+            Piece::Gap(from, to) => {
+                self.event("gap", &json!({ "shell": shell, "from": from.0, "to": to.map(|to| to.0) }))
+            }
         }
     }
 

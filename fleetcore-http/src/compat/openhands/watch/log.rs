@@ -27,6 +27,8 @@ const SHELLS: usize = 16;
 const ACTIONS: usize = 64;
 /// Answers that are kept, all together.
 const ANSWERS_BYTES: usize = 16 << 20;
+/// The largest that is kept.
+const ANSWER_BYTES: usize = 8 << 20;
 /// Characters of a command that are told.
 const ABOUT_CHARS: usize = 4096;
 /// Most who watch at once.
@@ -144,7 +146,8 @@ struct Inner {
     shell_count: u64,
     /// The main shell, and the one of the static command that runs.
     main: u64,
-    aside: Option<u64>,
+    /// The latter is kept until its action is told to have ended, so that its end is known.
+    aside: Option<(u64, Arc<dyn Session>)>,
     action_count: u64,
     running: Option<ActionState>,
     past: VecDeque<Past>,
@@ -199,6 +202,7 @@ impl Watch {
 
     /// A shell was opened: the main one, or that of a static command.
     pub(in super::super) fn opened(&self, session: &Arc<dyn Session>, main: bool) {
+        let mut gone = None;
         let told = {
             let mut inner = self.inner.lock();
             let before = inner.place();
@@ -215,12 +219,13 @@ impl Watch {
             if main {
                 inner.main = number;
             } else {
-                inner.aside = Some(number);
+                gone = inner.aside.replace((number, Arc::clone(session)));
             }
             let session = session.id().to_string();
             inner.tell(&self.changed, Entry::Shell { number, main, session, before });
             inner.on_open.clone().filter(|_| main)
         };
+        drop(gone);
         if let Some(told) = told {
             told(Arc::clone(session));
         }
@@ -361,9 +366,8 @@ impl Inner {
 
     /// Where the output is now.
     fn place(&self) -> Option<Place> {
-        if let Some(shell) = self.aside {
-            // Gone when its command is: nothing but its end says where that was.
-            return Some(Place { shell, to: None });
+        if let Some((shell, session)) = &self.aside {
+            return Some(Place { shell: *shell, to: Some(session.info().output_end) });
         }
         let shell = self.shell(self.main)?;
         Some(Place { shell: shell.number, to: shell.end() })
@@ -378,7 +382,10 @@ impl Inner {
         changed.send_replace(self.last);
     }
 
-    fn keep(&mut self, state: ActionState, answer: Option<Answer>) {
+    fn keep(&mut self, mut state: ActionState, answer: Option<Answer>) {
+        // One that takes all the room would push the others out, and still not fit.
+        let answer = answer.filter(|a| a.body.len() <= ANSWER_BYTES);
+        state.answer_kept = answer.is_some();
         self.kept_bytes += answer.as_ref().map_or(0, |a| a.body.len());
         self.past.push_back(Past { state, answer });
         if self.past.len() > ACTIONS
@@ -422,14 +429,45 @@ impl Drop for Acting {
     fn drop(&mut self) {
         let mut inner = self.watch.inner.lock();
         let at = inner.place();
-        inner.aside = None;
+        let aside = inner.aside.take();
         let Some(mut action) = inner.running.take() else { return };
         let answer = self.answer.take();
         action.ended_at = Some(Timestamp::now());
         action.exit_code = self.exit_code;
         action.status = answer.as_ref().map(|a| a.status.as_u16());
-        action.answer_kept = answer.as_ref().is_some_and(|a| a.body.len() <= ANSWERS_BYTES);
+        action.answer_kept = answer.as_ref().is_some_and(|a| a.body.len() <= ANSWER_BYTES);
         inner.keep(action.clone(), answer);
         inner.tell(&self.watch.changed, Entry::Ended { action, at });
+        drop(inner);
+        // The shell ends here.
+        drop(aside);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+
+    use super::*;
+
+    fn act(watch: &Arc<Watch>, bytes: usize) {
+        let acting = watch.began("run", String::new());
+        acting.ends(&Answer { status: StatusCode::OK, body: vec![b'x'; bytes].into() });
+    }
+
+    #[test]
+    fn a_large_answer_does_not_push_the_others_out() {
+        let watch = Watch::new(None, CancellationToken::new());
+        act(&watch, 100);
+        act(&watch, ANSWERS_BYTES + 1);
+        act(&watch, ANSWER_BYTES);
+        let kept: Vec<bool> = watch.state().actions.iter().map(|a| a.answer_kept).collect();
+        assert_eq!(kept, [true, false, true], "newest first");
+        assert!(matches!(watch.action(1), Found::Answer(_)) && matches!(watch.action(2), Found::Forgotten));
+        for _ in 0..8 {
+            act(&watch, ANSWER_BYTES);
+        }
+        assert!(matches!(watch.action(1), Found::Forgotten), "there is a bound");
+        assert!(watch.inner.lock().kept_bytes <= ANSWERS_BYTES);
     }
 }

@@ -153,8 +153,8 @@ impl Writer {
                 // Again with CREATE: the name may be a link to nothing yet.
                 let dangling = matches!(link_target(inner, at), Ok(None));
                 let file = inner.base.open(at, flags | OFlags::CREATE, new).map_err(failed)?;
-                if let Some(mode) = opts.mode.filter(|_| dangling) {
-                    fchmod(&file, Mode::from_raw_mode(mode)).map_err(failed)?;
+                if let Some(bits) = opts.mode.filter(|_| dangling) {
+                    fchmod(&file, mode(bits)).map_err(failed)?;
                 }
                 file
             }

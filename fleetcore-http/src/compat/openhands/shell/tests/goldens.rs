@@ -3,7 +3,7 @@
 //! A recording is cut where nothing was running, and the parts are replayed at the same time: most of a recording is
 //! waiting for the soft timeout of three seconds.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -135,19 +135,7 @@ const DIFFERENCES: &[Differs] = &[
 ];
 
 fn recorded(session: &str) -> Option<Vec<Value>> {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let dir = match std::env::var_os("FLEETCORE_CONTRACTS") {
-        Some(dir) => Some(PathBuf::from(dir).join("openhands-runtime")),
-        None => here.ancestors().map(|a| a.join("shared/contracts/openhands-runtime")).find(|p| p.is_dir()),
-    };
-    let Some(dir) = dir else {
-        eprintln!(
-            "SKIPPED: no recorded data of OpenHands; set FLEETCORE_CONTRACTS to the contracts directory"
-        );
-        return None;
-    };
-    let text = std::fs::read_to_string(dir.join(format!("{session}.jsonl"))).unwrap();
-    Some(text.lines().map(|l| serde_json::from_str(l).unwrap()).collect())
+    fleetcore_testkit::recorded("openhands-runtime", &format!("{session}.jsonl"))
 }
 
 /// Puts what differs from machine to machine in a form that compares.

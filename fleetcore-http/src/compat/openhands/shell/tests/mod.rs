@@ -30,11 +30,5 @@ pub(super) async fn run(shell: &Shell, args: &RunArgs, timeout: Option<f64>) -> 
 /// Waits until what runs in the main shell has ended, without taking its end from anybody.
 pub(super) async fn settled(shell: &Shell) {
     let busy = || shell.known.lock().session.as_ref().is_some_and(|s| s.info().busy);
-    for _ in 0..3000 {
-        if !busy() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it never ended");
+    fleetcore_testkit::until("what runs in the shell has ended", || !busy()).await;
 }
