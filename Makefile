@@ -38,9 +38,12 @@ test-web: web ## Type check, unit tests, and the browser tests in a real Chromiu
 	cd $(WEB) && npm run check && npm test
 	cd $(WEB) && FLEETCORE_BIN="$$(cd ../.. && scripts/bin-path)" npm run e2e
 
-test-python: $(VENV)/bin/maturin ## Build the extension and run its tests
-	VIRTUAL_ENV="$(abspath $(VENV))" $(VENV)/bin/maturin develop --quiet --locked -m fleetcore-py/Cargo.toml
-	$(VENV)/bin/python -m pytest -q fleetcore-py/tests
+test-python: $(VENV)/bin/maturin ## Build the wheel into a virtual environment, run its tests, check types and stubs, build its API reference
+	$(CARGO) build --locked -p fleetcore-cli
+	$(VENV)/bin/maturin build --quiet --locked --features pyo3/extension-module,abi3,like-cli -m fleetcore-py/Cargo.toml --out "$(abspath $(VENV))/wheels"
+	$(VENV)/bin/python -m pip install --quiet --force-reinstall --no-deps $(VENV)/wheels/fleetcore-*.whl
+	cd fleetcore-py && FLEETCORE_BIN="$$(../scripts/bin-path)" "$(abspath $(VENV))/bin/python" -m pytest -q $(ARGS)
+	$(VENV)/bin/python fleetcore-py/scripts/reference.py "$(abspath $(VENV))/reference"
 
 test-api: $(VENV)/bin/schemathesis ## Throw garbage at every endpoint of a live server
 	$(CARGO) build --locked -p fleetcore-cli

@@ -1,24 +1,25 @@
-"""Watch output live with asyncio, leave, and come back at the same byte."""
+"""Watches output live with asyncio, leaves, and comes back at the same byte."""
+
+from __future__ import annotations
 
 import asyncio
 
-import fleetcore
+from fleetcore import aio
 
 
 async def main() -> None:
     script = "for i in 1 2 3 4 5; do echo line $i; sleep 0.1; done"
-    command = await fleetcore.Fleet.local().spawn("local", ["sh", "-c", script])
-    position = 0
+    fleet = aio.Fleet.local()
     # Leaving the block ends the command if it still runs.
-    async with command:
-        async for offset, channel, data in command.stream():
-            position = offset + len(data)
-            print(channel, data)
-            if position >= 14:
+    async with fleet.stream("local", script, shell=True) as stream:
+        async for chunk in stream:
+            print(chunk)
+            if chunk.end >= 14:
                 break
-        async for offset, channel, data in command.stream(position):
-            print("resumed at", offset, data)
-        print("exit code", await command.wait())
+        async for chunk in stream.resume(stream.offset):
+            print("resumed at", chunk.offset, chunk.text, end="")
+        print("exit code", (await stream.wait()).exit_code)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,150 +1,354 @@
-//! A running command and its output, for asyncio.
+//! A command and its output.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ::fleetcore as core_;
-use futures::StreamExt;
-use pyo3::{
-    exceptions::{PyRuntimeError, PyStopAsyncIteration},
-    prelude::*,
-    types::PyBytes,
+use ::fleetcore::{
+    Channel, CommandEvent, CommandHandle, CommandId, CommandRecord, Error, ErrorKind, ExitStatus, Fleet,
+    Offset, OutputChunk, PtySize, Result, RunningCommand, Signal,
+};
+use bytes::Bytes;
+use fleetcore_http::client::{Client, Transport};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
+use pyo3::{prelude::*, types::PyList};
+
+use crate::{
+    convert::{bytes, exit, joined, signal},
+    machines::WAIT_AT_ONCE,
+    op::Op,
+    place::Place,
+    spec::size,
 };
 
-use crate::{errors::to_py, fleet::exit_code, rt::future_into_py};
+/// Output that is handed over at once, if that much is there.
+const BATCH_BYTES: usize = 1 << 20;
+/// Events that are.
+const BATCH_EVENTS: usize = 1024;
 
-/// A running command. `async with` ends it on exit; `async for` over `stream()` yields output.
-#[pyclass(module = "fleetcore", frozen)]
+pub(crate) type EventStream = BoxStream<'static, Result<CommandEvent>>;
+
+/// How to get at a command.
+#[derive(Clone)]
+pub(crate) enum View {
+    /// It runs under a supervisor of ours.
+    Handle(CommandHandle),
+    /// It has ended, and is in the store.
+    Stored(Fleet, CommandId),
+    /// It is a server's.
+    Server(Client, CommandId),
+}
+
+fn over(id: CommandId) -> Error {
+    Error::new(ErrorKind::InvalidState, "the command has ended").with_context("command", id)
+}
+
+/// How a recorded command ended.
+fn settled(record: &CommandRecord) -> Result<ExitStatus> {
+    record.exit.ok_or_else(|| {
+        let text = record.error.clone().unwrap_or_else(|| "nobody saw how the command ended".to_owned());
+        Error::new(ErrorKind::Unavailable, text).with_context("command", record.id)
+    })
+}
+
+impl View {
+    pub(crate) fn id(&self) -> CommandId {
+        match self {
+            Self::Handle(handle) => handle.id(),
+            Self::Stored(_, id) | Self::Server(_, id) => *id,
+        }
+    }
+
+    async fn open(self, from: Offset) -> Result<EventStream> {
+        Ok(match self {
+            Self::Handle(handle) => handle.stream(from).boxed(),
+            Self::Stored(fleet, id) => fleet.commands().stream(id, from).await?.boxed(),
+            Self::Server(client, id) => client.output(id, from, Transport::WebSocket).await?.boxed(),
+        })
+    }
+
+    async fn write(self, data: Bytes) -> Result<()> {
+        match self {
+            Self::Handle(handle) => handle.write_stdin(data).await,
+            Self::Stored(_, id) => Err(over(id)),
+            Self::Server(client, id) => {
+                let data = futures::stream::once(async move { Ok(data) }).boxed();
+                client.write_stdin(id, data, false).await
+            }
+        }
+    }
+
+    async fn close_stdin(self) -> Result<()> {
+        match self {
+            Self::Handle(handle) => handle.close_stdin().await,
+            Self::Stored(..) => {}
+            Self::Server(client, id) => client.close_stdin(id).await?,
+        }
+        Ok(())
+    }
+
+    async fn signal(self, signal: Signal) -> Result<()> {
+        match self {
+            Self::Handle(handle) => handle.signal(signal).await,
+            Self::Stored(_, id) => Err(over(id)),
+            Self::Server(client, id) => client.signal(id, signal).await,
+        }
+    }
+
+    async fn resize(self, size: PtySize) -> Result<()> {
+        match self {
+            Self::Handle(handle) => handle.resize(size).await,
+            Self::Stored(_, id) => Err(over(id)),
+            Self::Server(client, id) => client.resize(id, size).await,
+        }
+    }
+
+    pub(crate) async fn cancel(self) -> Result<()> {
+        match self {
+            Self::Handle(handle) => handle.cancel(),
+            Self::Stored(..) => {}
+            Self::Server(client, id) => drop(client.cancel(id).await?),
+        }
+        Ok(())
+    }
+
+    async fn wait(self) -> Result<ExitStatus> {
+        match self {
+            Self::Handle(handle) => handle.wait().await,
+            Self::Stored(fleet, id) => settled(&fleet.commands().wait(id).await?),
+            Self::Server(client, id) => loop {
+                let command = client.wait_command(id, WAIT_AT_ONCE).await?;
+                if command.state.is_settled() {
+                    let none = || {
+                        let text = command.error.clone().unwrap_or_default();
+                        Error::new(ErrorKind::Unavailable, text).with_context("command", id)
+                    };
+                    return command.exit.as_ref().map(ExitStatus::from).ok_or_else(none);
+                }
+            },
+        }
+    }
+}
+
+/// One command: control it, read it. Dropping the one that owns it ends it.
+#[pyclass(module = "fleetcore._fleetcore", frozen)]
 pub(crate) struct Command {
-    pub(crate) owner: Mutex<Option<core_::RunningCommand>>,
-    pub(crate) handle: core_::CommandHandle,
+    owner: Mutex<Option<RunningCommand>>,
+    view: View,
+}
+
+impl Command {
+    pub(crate) fn owning(running: RunningCommand) -> Self {
+        Self { view: View::Handle(running.handle()), owner: Mutex::new(Some(running)) }
+    }
+
+    pub(crate) fn viewing(view: View) -> Self {
+        Self { view, owner: Mutex::new(None) }
+    }
+
+    /// A command somebody has started, by its id.
+    pub(crate) async fn find(place: &Place, id: CommandId) -> Result<Self> {
+        let view = match place {
+            Place::Here(fleet, _) => match fleet.commands().handle(id) {
+                Some(handle) => View::Handle(handle),
+                None => {
+                    fleet.commands().get(id).await?;
+                    View::Stored(fleet.clone(), id)
+                }
+            },
+            Place::Server(server) => {
+                server.client.command(id).await?;
+                View::Server(server.client.clone(), id)
+            }
+        };
+        Ok(Self::viewing(view))
+    }
+
+    pub(crate) fn into_py(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(Py::new(py, self)?.into_any())
+    }
 }
 
 #[pymethods]
 impl Command {
-    /// Identifier.
     #[getter]
     fn id(&self) -> String {
-        self.handle.id().to_string()
+        self.view.id().to_string()
     }
 
-    /// Wait for the end; returns the exit code, negative for a signal.
-    #[pyo3(signature = () -> "collections.abc.Awaitable[int | None]")]
-    fn wait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let handle = self.handle.clone();
-        future_into_py(py, async move { handle.wait().await.map(exit_code).map_err(to_py) })
-    }
-
-    /// Output from a byte offset on, as an async iterator of `(offset, channel, bytes)`.
-    #[pyo3(signature = (offset = 0))]
-    fn stream(&self, offset: u64) -> CommandStream {
-        CommandStream {
-            events: Arc::new(tokio::sync::Mutex::new(self.handle.stream(core_::Offset(offset)))),
-            kept: Arc::default(),
-            last: Mutex::new(None),
+    /// Output from a byte on.
+    fn events(&self, offset: u64) -> Events {
+        match &self.view {
+            // Attached at once: what comes from now on is not lost.
+            View::Handle(handle) => Events::new(handle.stream(Offset(offset)).boxed()),
+            view => Events::opening(view.clone().open(Offset(offset)).boxed()),
         }
     }
 
-    /// End the command: TERM, grace, KILL. Returns at once.
-    fn cancel(&self) {
-        self.handle.cancel();
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<Op> {
+        Ok(Op::unit(self.view.clone().write(bytes(data, "data")?)))
     }
 
-    /// Let the command run on without an owner.
+    fn close_stdin(&self) -> Op {
+        Op::unit(self.view.clone().close_stdin())
+    }
+
+    fn signal(&self, which: &Bound<'_, PyAny>) -> PyResult<Op> {
+        Ok(Op::unit(self.view.clone().signal(signal(which)?)))
+    }
+
+    fn resize(&self, cols: i64, rows: i64) -> PyResult<Op> {
+        Ok(Op::unit(self.view.clone().resize(size((cols, rows))?)))
+    }
+
+    fn cancel(&self) -> Op {
+        Op::unit(self.view.clone().cancel())
+    }
+
+    /// `(code, signal, reason, leaked)` once it has ended.
+    fn wait(&self) -> Op {
+        Op::new(self.view.clone().wait(), |py, status| {
+            Ok(exit(status).into_pyobject(py)?.into_any().unbind())
+        })
+    }
+
+    /// Gives up ownership.
     fn detach(&self) {
-        if let Some(running) = self.owner.lock().ok().and_then(|mut owner| owner.take()) {
+        if let Some(running) = self.owner.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = running.detach();
         }
     }
+}
 
-    #[pyo3(signature = () -> "collections.abc.Awaitable[Command]")]
-    fn __aenter__<'py>(slf: Py<Self>, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        future_into_py(py, async move { Ok(slf) })
+struct Source {
+    opening: Option<BoxFuture<'static, Result<EventStream>>>,
+    stream: Option<EventStream>,
+    /// What was handed out last: a wait that was cancelled may have taken it without delivering it.
+    last: (u64, Vec<CommandEvent>),
+}
+
+/// Events in batches.
+#[pyclass(module = "fleetcore._fleetcore", frozen)]
+pub(crate) struct Events {
+    source: Arc<tokio::sync::Mutex<Source>>,
+}
+
+impl Events {
+    pub(crate) fn new(stream: EventStream) -> Self {
+        Self::from_parts(None, Some(stream.fuse().boxed()))
     }
 
-    #[pyo3(signature = (_type, _value, _traceback) -> "collections.abc.Awaitable[None]")]
-    fn __aexit__<'py>(
-        &self,
-        py: Python<'py>,
-        _type: Py<PyAny>,
-        _value: Py<PyAny>,
-        _traceback: Py<PyAny>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let owned = self.owner.lock().ok().and_then(|mut owner| owner.take()).is_some();
-        let handle = self.handle.clone();
-        future_into_py(py, async move {
-            // A detached command is nobody's to wait for.
-            if owned {
-                handle.wait().await.map_err(to_py)?;
+    pub(crate) fn opening(opening: BoxFuture<'static, Result<EventStream>>) -> Self {
+        Self::from_parts(Some(opening), None)
+    }
+
+    fn from_parts(
+        opening: Option<BoxFuture<'static, Result<EventStream>>>,
+        stream: Option<EventStream>,
+    ) -> Self {
+        let source = Source { opening, stream, last: (0, Vec::new()) };
+        Self { source: Arc::new(tokio::sync::Mutex::new(source)) }
+    }
+}
+
+impl Source {
+    /// The next batch, with its number. `seen` is the number of the last one that arrived. Nothing is lost when this is
+    /// dropped: what it opens and takes is kept here.
+    async fn next(&mut self, seen: u64) -> Result<(u64, Vec<CommandEvent>)> {
+        if self.last.0 > seen {
+            return Ok(self.last.clone());
+        }
+        if let Some(opening) = &mut self.opening {
+            let opened = opening.await;
+            self.opening = None;
+            self.stream = Some(opened?.fuse().boxed());
+        }
+        let mut batch = Vec::new();
+        if let Some(stream) = &mut self.stream {
+            let mut size = 0;
+            let mut next = stream.next().await;
+            while let Some(event) = next {
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) if batch.is_empty() => return Err(error),
+                    Err(error) => {
+                        // After what came before it.
+                        let rest = self.stream.take().unwrap_or_else(|| futures::stream::empty().boxed());
+                        self.stream = Some(futures::stream::iter([Err(error)]).chain(rest).boxed());
+                        break;
+                    }
+                };
+                if let CommandEvent::Output(chunk) = &event {
+                    size += chunk.data.len();
+                }
+                batch.push(event);
+                if size >= BATCH_BYTES || batch.len() >= BATCH_EVENTS {
+                    break;
+                }
+                let Some(stream) = &mut self.stream else { break };
+                // Only what is there.
+                next = stream.next().now_or_never().flatten();
             }
-            Ok(())
-        })
+        }
+        self.last = (seen + 1, batch);
+        Ok(self.last.clone())
     }
 }
 
-/// Async iterator of `(offset, channel, bytes)`.
-#[pyclass(module = "fleetcore", frozen)]
-pub(crate) struct CommandStream {
-    events: Arc<tokio::sync::Mutex<Box<dyn core_::CommandStream>>>,
-    /// The last item handed out: a cancelled `__anext__` may have taken it without delivering it.
-    kept: Arc<Mutex<Option<core_::OutputChunk>>>,
-    last: Mutex<Option<Py<PyAny>>>,
-}
-
-fn channel_name(channel: core_::Channel) -> &'static str {
+fn channel(channel: Channel) -> &'static str {
     match channel {
-        core_::Channel::Stdout => "stdout",
-        core_::Channel::Stderr => "stderr",
-        core_::Channel::Pty => "pty",
+        Channel::Stdout => "stdout",
+        Channel::Stderr => "stderr",
+        Channel::Pty => "pty",
         _ => "log",
     }
 }
 
-#[pymethods]
-impl CommandStream {
-    fn __aiter__(slf: Py<Self>) -> Py<Self> {
-        slf
-    }
-
-    fn __anext__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let mut last = self.last.lock().map_err(|_| PyRuntimeError::new_err("the stream is broken"))?;
-        if let Some(previous) = last.as_ref() {
-            let previous = previous.bind(py);
-            if !previous.call_method0("done")?.extract::<bool>()? {
-                return Err(PyRuntimeError::new_err("__anext__ is already running"));
-            }
-            if !previous.call_method0("cancelled")?.extract::<bool>()?
-                && let Ok(mut kept) = self.kept.lock()
-            {
-                *kept = None;
-            }
+/// Neighbours of one channel become one: `("output", offset, channel, time, bytes)`, `("gap", from, to)`, `("exit", …)`.
+fn batch(py: Python<'_>, events: &[CommandEvent]) -> PyResult<Py<PyAny>> {
+    let list = PyList::empty(py);
+    let flush = |run: &mut Vec<&OutputChunk>| -> PyResult<()> {
+        if let Some(first) = run.first() {
+            let pieces: Vec<Bytes> = run.iter().map(|c| c.data.clone()).collect();
+            let at = first.at.as_microsecond();
+            let data = joined(py, &pieces)?;
+            list.append(("output", first.offset.0, channel(first.channel), at, data))?;
         }
-        let (events, kept) = (Arc::clone(&self.events), Arc::clone(&self.kept));
-        let next = future_into_py(py, async move {
-            let mut events = events.lock().await;
-            let undelivered = kept.lock().ok().and_then(|slot| slot.clone());
-            let chunk = match undelivered {
-                Some(chunk) => chunk,
-                None => loop {
-                    match events.next().await.transpose().map_err(to_py)? {
-                        Some(core_::CommandEvent::Output(chunk)) => {
-                            if let Ok(mut slot) = kept.lock() {
-                                *slot = Some(chunk.clone());
-                            }
-                            break chunk;
-                        }
-                        Some(core_::CommandEvent::Exited(_)) | None => {
-                            return Err(PyStopAsyncIteration::new_err(()));
-                        }
-                        Some(_) => {}
-                    }
-                },
-            };
-            Python::attach(|py| {
-                let data = PyBytes::new(py, &chunk.data).unbind();
-                Ok((chunk.offset.0, channel_name(chunk.channel), data))
-            })
-        })?;
-        *last = Some(next.clone().unbind());
-        Ok(next)
+        run.clear();
+        Ok(())
+    };
+    let mut run: Vec<&OutputChunk> = Vec::new();
+    for event in events {
+        match event {
+            CommandEvent::Output(chunk) => {
+                let follows =
+                    run.last().is_some_and(|l| l.channel == chunk.channel && l.end() == chunk.offset);
+                if !follows {
+                    flush(&mut run)?;
+                }
+                run.push(chunk);
+            }
+            CommandEvent::Gap { from, to } => {
+                flush(&mut run)?;
+                list.append(("gap", from.0, to.0))?;
+            }
+            CommandEvent::Exited(status) => {
+                flush(&mut run)?;
+                list.append(("exit", exit(*status)))?;
+            }
+            _ => {}
+        }
+    }
+    flush(&mut run)?;
+    Ok(list.into_any().unbind())
+}
+
+#[pymethods]
+impl Events {
+    /// `(number, batch)`: the batch after the one numbered `seen`. One without events is the end.
+    fn next(&self, seen: u64) -> Op {
+        let source = Arc::clone(&self.source);
+        Op::new(async move { source.lock().await.next(seen).await }, |py, (number, events)| {
+            let over = events.is_empty();
+            Ok((number, over, batch(py, &events)?).into_pyobject(py)?.into_any().unbind())
+        })
     }
 }

@@ -1,115 +1,128 @@
-//! The tokio runtime behind the extension, owned here so that `atexit` can end it while the interpreter is still
-//! whole. The runtime of pyo3-async-runtimes is `'static` and crashes some interpreter exits (its issue 40).
+//! The tokio runtime behind the extension, owned here so that `atexit` can end it while the interpreter is still whole.
+//!
+//! Its threads never touch Python: what they have to say waits in a [`Mailbox`](crate::mailbox::Mailbox) or is fetched by
+//! the thread that asked. So an interpreter that ends cannot be hurt by them, nor they by it.
 
-use std::{any::Any, cell::OnceCell, future::Future, pin::Pin, sync::Mutex, time::Duration};
-
-use pyo3::{exceptions::PyRuntimeError, prelude::*};
-use pyo3_async_runtimes::{TaskLocals, generic};
-use tokio::{
-    runtime::{Builder, Handle, Runtime},
-    task,
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
+use pyo3::{
+    exceptions::{PyImportError, PyRuntimeError},
+    prelude::*,
+    types::PyCFunction,
+};
+use tokio::runtime::{Builder, Handle, Runtime};
 
-/// How long the interpreter's exit waits for tasks; processes are killed at once.
+use crate::place::Server;
+
+/// How long the interpreter's exit waits for tasks; processes of this host are killed at once.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+/// How long the exit waits for servers to end what belongs to this process: more than the grace of most commands.
+const SERVERS_LIMIT: Duration = Duration::from_secs(6);
+/// Bytes are moved by these; commands cost no thread.
+const THREADS: usize = 2;
 
-fn handle() -> Option<Handle> {
-    RUNTIME.lock().ok()?.as_ref().map(|runtime| runtime.handle().clone())
+struct State {
+    runtime: Option<Runtime>,
+    /// The process the runtime belongs to: threads do not survive a fork.
+    pid: u32,
+    stopped: bool,
+    servers: Vec<Weak<Server>>,
 }
 
-/// Starts the runtime and registers its end.
-pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
-    let runtime =
-        Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("fleetcore").build()?;
-    if let Ok(mut slot) = RUNTIME.lock() {
-        *slot = Some(runtime);
+static STATE: Mutex<State> = Mutex::new(State { runtime: None, pid: 0, stopped: false, servers: Vec::new() });
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The runtime of this process; started when it is first needed, and anew after a fork.
+pub(crate) fn handle() -> PyResult<Handle> {
+    let mut state = state();
+    if state.stopped {
+        return Err(PyRuntimeError::new_err("fleetcore has ended: the interpreter is shutting down"));
     }
-    let stop = pyo3::types::PyCFunction::new_closure(py, None, None, |args, _| {
-        let runtime = RUNTIME.lock().ok().and_then(|mut slot| slot.take());
-        // Without the GIL: tasks may still need it to finish.
-        args.py().detach(|| {
-            if let Some(runtime) = runtime {
-                runtime.shutdown_timeout(SHUTDOWN_LIMIT);
-            }
-        });
-    })?;
+    let pid = std::process::id();
+    if state.pid != pid {
+        // Its threads stayed in the parent: there is nothing to end, and waiting for them would never end.
+        mem::forget(state.runtime.take());
+        state.servers.clear();
+        state.pid = pid;
+    }
+    if let Some(runtime) = &state.runtime {
+        return Ok(runtime.handle().clone());
+    }
+    let runtime =
+        Builder::new_multi_thread().worker_threads(THREADS).enable_all().thread_name("fleetcore").build()?;
+    let handle = runtime.handle().clone();
+    state.runtime = Some(runtime);
+    Ok(handle)
+}
+
+/// Refuses what was made before a fork: the tasks behind it stayed in the parent.
+pub(crate) fn check_process(made_in: u32) -> PyResult<()> {
+    if made_in == std::process::id() {
+        return Ok(());
+    }
+    Err(PyRuntimeError::new_err(
+        "this fleetcore object was made before a fork and belongs to the parent process: make a new Fleet in the child, \
+         or start processes with the method \"spawn\"",
+    ))
+}
+
+/// Remembers a server whose commands must be ended with this process.
+pub(crate) fn remember(server: &Arc<Server>) {
+    let mut state = state();
+    state.servers.retain(|s| s.strong_count() > 0);
+    state.servers.push(Arc::downgrade(server));
+}
+
+fn stop(py: Python<'_>) {
+    let (runtime, servers) = {
+        let mut state = state();
+        state.stopped = true;
+        (state.runtime.take(), mem::take(&mut state.servers))
+    };
+    let Some(runtime) = runtime else { return };
+    if state().pid != std::process::id() {
+        mem::forget(runtime);
+        return;
+    }
+    py.detach(|| {
+        let servers: Vec<_> = servers.iter().filter_map(Weak::upgrade).collect();
+        if !servers.is_empty() {
+            let all = futures::future::join_all(servers.iter().map(|s| s.shutdown()));
+            // Late ones end by the server's own limits.
+            let _ = runtime.block_on(async { tokio::time::timeout(SERVERS_LIMIT, all).await });
+        }
+        runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    });
+}
+
+/// The interpreter that came first, by its own `builtins`.
+static HOME: AtomicUsize = AtomicUsize::new(0);
+
+/// Registers the end. Interpreters share all that is static here, so there can be only one.
+pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+    let here = py.import("builtins")?.as_ptr() as usize;
+    match HOME.compare_exchange(0, here, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        // Imported anew: the end is registered.
+        Err(home) if home == here => return Ok(()),
+        Err(_) => {
+            return Err(PyImportError::new_err(
+                "fleetcore works in one interpreter of a process only, and another one (a subinterpreter, or the main \
+                 one) has imported it already",
+            ));
+        }
+    }
+    let stop = PyCFunction::new_closure(py, None, None, |args, _| stop(args.py()))?;
     py.import("atexit")?.call_method1("register", (stop,))?;
     Ok(())
-}
-
-/// Runs `work` to its end without holding the GIL.
-pub(crate) fn block_on<T: Send>(
-    py: Python<'_>,
-    work: impl Future<Output = PyResult<T>> + Send,
-) -> PyResult<T> {
-    let handle = handle().ok_or_else(|| PyRuntimeError::new_err("the interpreter is shutting down"))?;
-    py.detach(|| handle.block_on(work))
-}
-
-pub(crate) struct Owned;
-
-pub(crate) struct JoinError(Option<task::JoinError>);
-
-impl generic::JoinError for JoinError {
-    fn is_panic(&self) -> bool {
-        self.0.as_ref().is_some_and(task::JoinError::is_panic)
-    }
-
-    fn into_panic(self) -> Box<dyn Any + Send + 'static> {
-        self.0.map_or_else(|| Box::new("the runtime has ended") as _, task::JoinError::into_panic)
-    }
-}
-
-type Join = Pin<Box<dyn Future<Output = Result<(), JoinError>> + Send>>;
-
-fn join(task: Option<task::JoinHandle<()>>) -> Join {
-    Box::pin(async move {
-        match task {
-            Some(task) => task.await.map_err(|e| JoinError(Some(e))),
-            None => Err(JoinError(None)),
-        }
-    })
-}
-
-tokio::task_local! {
-    static LOCALS: OnceCell<TaskLocals>;
-}
-
-impl generic::Runtime for Owned {
-    type JoinError = JoinError;
-    type JoinHandle = Join;
-
-    fn spawn<F: Future<Output = ()> + Send + 'static>(work: F) -> Join {
-        join(handle().map(|h| h.spawn(work)))
-    }
-
-    fn spawn_blocking<F: FnOnce() + Send + 'static>(work: F) -> Join {
-        join(handle().map(|h| h.spawn_blocking(work)))
-    }
-}
-
-impl generic::ContextExt for Owned {
-    fn scope<F, R>(locals: TaskLocals, work: F) -> Pin<Box<dyn Future<Output = R> + Send>>
-    where
-        F: Future<Output = R> + Send + 'static,
-    {
-        let cell = OnceCell::new();
-        let _ = cell.set(locals);
-        Box::pin(LOCALS.scope(cell, work))
-    }
-
-    fn get_task_locals() -> Option<TaskLocals> {
-        LOCALS.try_with(|cell| cell.get().cloned()).unwrap_or_default()
-    }
-}
-
-/// An awaitable for `work`.
-pub(crate) fn future_into_py<'py, F, T>(py: Python<'py>, work: F) -> PyResult<Bound<'py, PyAny>>
-where
-    F: Future<Output = PyResult<T>> + Send + 'static,
-    T: for<'a> IntoPyObject<'a> + Send + 'static,
-{
-    generic::future_into_py::<Owned, _, T>(py, work)
 }

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -196,6 +197,15 @@ impl ProcessControl for Control {
 
     fn disarm(&mut self) {
         self.armed.store(false, Ordering::Relaxed);
+    }
+
+    async fn end(&self, _polite: Signal, _grace: Duration) -> Result<bool> {
+        // Signals would not do: when the first process goes on TERM and the rest does not, the server takes the command
+        // for ended before a KILL of ours comes, and leaves the rest alone. It knows the grace.
+        match self.client.cancel(self.id).await {
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidState | ErrorKind::NotFound) => Ok(true),
+            done => done.map(|_| true),
+        }
     }
 }
 

@@ -43,12 +43,7 @@ impl RunningCommand {
     /// # Errors
     /// Not for a command that fails: see [`Output::check`].
     pub async fn output(self) -> Result<Output> {
-        let mut out = Output {
-            stdout: vec![],
-            stderr: vec![],
-            status: ExitStatus::new(ExitKind::Unknown),
-            truncated: false,
-        };
+        let mut out = Output::new(ExitStatus::new(ExitKind::Unknown));
         let mut events = self.handle.subscribe(Offset(0));
         while let Some(event) = events.next().await {
             match event? {
@@ -95,6 +90,11 @@ pub struct Output {
 }
 
 impl Output {
+    /// No output yet, of a command that ended so. For those who collect it themselves.
+    pub fn new(status: ExitStatus) -> Self {
+        Self { stdout: vec![], stderr: vec![], status, truncated: false }
+    }
+
     /// The output of a command that succeeded.
     ///
     /// # Errors
