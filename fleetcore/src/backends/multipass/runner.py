@@ -121,6 +121,8 @@ def kill_tree():
 
 
 def signal_tree(number):
+    global asked
+    asked = number != signal.SIGKILL
     if number == signal.SIGKILL:
         kill_tree()
     elif terminal:  # job control puts each job in a group of its own
@@ -258,7 +260,7 @@ say(b"S", b"%d %s" % (child, spool_name.encode() if spool else b""))
 for fd in {0, 1, *ours} | ({feed_fd} if feed_fd is not None else set()):
     os.set_blocking(fd, False)
 
-ended, input_over, last = False, False, b"\n"
+ended, asked, input_over, last = False, False, False, b"\n"
 
 
 def take(fd):
@@ -354,7 +356,8 @@ def obey():
 obey()  # what came with the header
 push()
 while True:
-    if ended and not ours and not out:
+    # A program that was asked to end may have left others behind: the host says whether they are killed.
+    if ended and not ours and not out and not asked:
         os.waitpid(child, 0)
         go()
     reads = [0, wake_r] + (list(ours) if credit > 0 else [])
@@ -388,7 +391,7 @@ while True:
         except OSError:
             data = b""
         if data == b"":
-            if not ended:
+            if asked or not ended:
                 kill_tree()
             go()
         inbuf.extend(data or b"")
@@ -402,6 +405,6 @@ while True:
         except BlockingIOError:
             pass
         except OSError:  # the connection is lost
-            if not ended:
+            if asked or not ended:
                 kill_tree()
             go()
