@@ -56,6 +56,8 @@ pub(super) fn start_with(
             runtime.proxy.close();
             hands.stop().await;
         });
+        // Starting shells and programs is over, and so is the need for most of what did it.
+        fleetcore::give_code_back();
         tracing::info!("the runtime is ready");
         Ok(())
     }))
