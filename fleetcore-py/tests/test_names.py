@@ -43,6 +43,7 @@ LEFT_OUT = {
     "exec_ends_the_session": SHELL,
     "settings_of_the_shell_do_not_matter": SHELL,
     "hooks_are_mended": SHELL,
+    "a_lost_prompt_is_found_and_not_guessed": SHELL,
     "redirecting_the_shell_does_no_harm": SHELL,
     "output_of_jobs_does_not_end_turns": SHELL,
     "typed_commands_make_it_busy": SHELL,

@@ -73,6 +73,13 @@ def test_soft_timeout_hands_back_and_interrupt_ends(fleet: Fleet, target: str) -
         assert shell.run("echo next").text == "next\n"
 
 
+def test_an_interrupt_between_two_programs_is_heeded(fleet: Fleet, target: str) -> None:
+    with fleet.session(target) as shell:
+        for _ in range(10):
+            assert shell.run("echo begun; sleep 1000", expect="begun\n").expected == "begun\n"
+            assert shell.interrupt().exit_code == 130
+
+
 def test_quiet_timeout_hands_back(fleet: Fleet, target: str) -> None:
     with fleet.session(target) as shell:
         turn = shell.run("echo x; sleep 1000", quiet=0.3)

@@ -95,11 +95,12 @@ def test_a_tunnel_serves_and_survives_refusals(fleet: Fleet, target: str, serve:
         nobody = free.getsockname()[1]
     with fleet.forward(target, f"127.0.0.1:{nobody}") as tunnel:
         for _ in range(2):
-            with socket.create_connection((tunnel.host, tunnel.port), 20) as near:
-                try:
+            # It is closed or reset, maybe before it is seen to be there.
+            try:
+                with socket.create_connection((tunnel.host, tunnel.port), 20) as near:
                     assert near.recv(1) == b""
-                except ConnectionResetError:
-                    pass
+            except ConnectionResetError:
+                pass
     with pytest.raises(fleetcore.InvalidInputError):
         fleet.forward(target, "no port")
     with pytest.raises(fleetcore.InvalidInputError) as bad:
