@@ -159,7 +159,7 @@ async fn requests_that_make_no_sense_are_refused() {
     refused(vscode, 501, "unsupported", "").await;
     // This server has no sandboxes, and says what to do.
     let response = h.post(RUNTIMES).json(&json!({})).send().await.unwrap();
-    let problem = problem(response, 503, "unavailable").await;
+    let problem = problem(response, 501, "unsupported").await;
     assert!(problem["context"]["hint"].as_str().unwrap().contains("target"), "{problem}");
     assert_eq!(h.json(RUNTIMES).await["items"], json!([]));
 }

@@ -345,7 +345,7 @@ async fn make_sandbox(fleet: &Fleet, cx: &OpContext, target: &Target, spec: Mach
         }
     };
     let provider = provider.ok_or_else(|| {
-        Error::new(ErrorKind::Unavailable, "there are no sandboxes to make a runtime in")
+        Error::new(ErrorKind::Unsupported, "there are no sandboxes to make a runtime in")
             .with_operation("start a runtime")
             .with_context("hint", "install bubblewrap, or name a target")
     })?;
